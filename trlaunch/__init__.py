@@ -1,0 +1,1 @@
+"""Run Triton-compiled GPU kernels straight through the driver API."""

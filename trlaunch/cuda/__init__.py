@@ -1,0 +1,1 @@
+"""NVIDIA: the driver, the cubin reader, ptxas and the disassembler."""

@@ -1,0 +1,1 @@
+"""The embedded driver: executes PTX on the CPU over NumPy memory."""

@@ -1,0 +1,150 @@
+"""The exceptions trlaunch raises; every one says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trlaunch.check import Report
+
+__all__ = [
+    "ArgumentError",
+    "ArtifactError",
+    "AssemblerError",
+    "CheckError",
+    "DeviceUnavailable",
+    "DriverError",
+    "EmulatorError",
+    "Fault",
+    "FallbackWarning",
+    "ImageError",
+    "MetadataError",
+    "SignatureError",
+    "TrlaunchError",
+    "UnsupportedInstruction",
+]
+
+
+class TrlaunchError(Exception):
+    """Base of every exception that trlaunch raises on purpose."""
+
+
+class ArtifactError(TrlaunchError):
+    """A file is not what it was taken for: unknown level, unreadable, or its sibling is missing."""
+
+
+class MetadataError(TrlaunchError):
+    """Triton's metadata JSON is missing, malformed, or lacks a field that the launch needs."""
+
+
+class ImageError(TrlaunchError):
+    """A binary (or a PTX module standing for one) cannot be read, or lacks the kernel asked for."""
+
+
+class SignatureError(TrlaunchError):
+    """The sources of a kernel's parameters are missing or contradict each other."""
+
+
+class ArgumentError(TrlaunchError, TypeError):
+    """An argument of a launch does not fit its parameter."""
+
+
+class CheckError(TrlaunchError):
+    """A launch was refused before the driver was called.
+
+    Attributes
+    ----------
+    report : trlaunch.check.Report
+        Every finding of the audit, the errors among them.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class DeviceUnavailable(TrlaunchError):
+    """No usable device: a library is missing, no device answers, or the ordinal does not exist."""
+
+
+class DriverError(TrlaunchError):
+    """A driver call returned an error.
+
+    Attributes
+    ----------
+    call : str
+        The driver function, for example ``cuLaunchKernelEx``.
+    code : int
+        The numeric status.
+    name : str
+        The status by name, for example ``CUDA_ERROR_INVALID_VALUE``.
+    """
+
+    def __init__(self, message: str, *, call: str, code: int, name: str) -> None:
+        super().__init__(message)
+        self.call = call
+        self.code = code
+        self.name = name
+
+
+class AssemblerError(TrlaunchError):
+    """An assembler (ptxas, the driver's compiler) is missing or rejected its input.
+
+    Attributes
+    ----------
+    log : str
+        What the assembler printed.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class EmulatorError(TrlaunchError):
+    """PTX that the emulator cannot read."""
+
+
+class UnsupportedInstruction(EmulatorError):
+    """PTX that the emulator can read but not execute; raised at load, with the line."""
+
+
+class Fault(TrlaunchError):
+    """A kernel died while it ran on the emulator.
+
+    Attributes
+    ----------
+    kind : str
+        ``out-of-bounds``, ``misaligned``, ``uninitialised``, ``deadlock``, ``trap``, ...
+    cta, thread : tuple of int or None
+        Block and thread index of the first faulting lane.
+    address : int or None
+        The address that was accessed.
+    ptx_line : int or None
+        1-based line in the PTX text.
+    source : str or None
+        ``file.py:line`` of the Python source, where the PTX carries ``.loc`` lines.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        cta: tuple[int, int, int] | None = None,
+        thread: tuple[int, int, int] | None = None,
+        address: int | None = None,
+        ptx_line: int | None = None,
+        source: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.cta = cta
+        self.thread = thread
+        self.address = address
+        self.ptx_line = ptx_line
+        self.source = source
+
+
+class FallbackWarning(UserWarning):
+    """Something else than what was asked for is used, for example the emulator where there is no GPU."""

@@ -1,0 +1,141 @@
+"""Image: a loadable binary (or PTX for the emulator) and what it says about itself.
+
+The readers are ``trlaunch.cuda.image`` (cubin), ``trlaunch.hip.image`` (hsaco) and ``trlaunch.emulator.image`` (PTX).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trlaunch.errors import ImageError
+from trlaunch.target import Target
+
+__all__ = ["Image", "ImageKernel", "ImageParam", "nearest"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageParam:
+    """One parameter slot as the image lays it out.
+
+    Attributes
+    ----------
+    index : int
+        Position among the kernel's parameters, hidden ones included.
+    offset, size : int
+        Bytes, from the start of the parameter buffer.
+    type : str or None
+        PTX type (``"u64"``, ``"f32"``, ``"b8"`` for byte arrays) where the image states one; a cubin does not.
+    """
+
+    index: int
+    offset: int
+    size: int
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKernel:
+    """One kernel of an image. ``None`` means that the image does not say.
+
+    Attributes
+    ----------
+    name : str
+        Symbol to load.
+    params : tuple of ImageParam
+        In order of index.
+    param_bytes : int
+        Size of the parameter buffer in bytes.
+    required_block : tuple of int or None
+        Threads per block that the driver insists on (``.reqntid``).
+    max_threads : tuple of int or None
+        Upper limit of threads per block (``.maxntid``), x, y, z.
+    cluster : tuple of int or None
+        CTAs per cluster that the image requires.
+    registers : int or None
+        Registers per thread.
+    static_shared : int
+        Statically allocated shared memory in bytes (what the driver reserves for itself included).
+    local_bytes : int or None
+        Local memory (stack frame) per thread in bytes.
+    uses_dynamic_shared : bool or None
+        Whether the kernel refers to dynamically sized shared memory.
+    has_line_table : bool
+        Whether source lines can be found from instruction addresses.
+    """
+
+    name: str
+    params: tuple[ImageParam, ...]
+    param_bytes: int
+    required_block: tuple[int, int, int] | None = None
+    max_threads: tuple[int, int, int] | None = None
+    cluster: tuple[int, int, int] | None = None
+    registers: int | None = None
+    static_shared: int = 0
+    local_bytes: int | None = None
+    uses_dynamic_shared: bool | None = None
+    has_line_table: bool = False
+
+    @property
+    def block_threads(self) -> int | None:
+        """Threads per block that the kernel was compiled for: the required block, else the upper limit."""
+        for shape in (self.required_block, self.max_threads):
+            if shape is not None:
+                return shape[0] * shape[1] * shape[2]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A loadable binary and what it says about itself.
+
+    Attributes
+    ----------
+    format : {"cubin", "hsaco", "ptx"}
+    target : Target
+    data : bytes
+        What the driver loads.
+    kernels : mapping of str to ImageKernel
+    toolchain : str
+        What the image says about who made it, for people (``"ELF ABI 7, CUDA 12.8"``); may be empty.
+    ptx_version : tuple of int or None
+        PTX ISA version, for ``format == "ptx"``.
+    """
+
+    format: str
+    target: Target
+    data: bytes
+    kernels: Mapping[str, ImageKernel]
+    toolchain: str = ""
+    ptx_version: tuple[int, int] | None = None
+
+    def kernel(self, name: str | None = None) -> ImageKernel:
+        """The kernel of that name; without a name, the only one.
+
+        Raises
+        ------
+        ImageError
+            There is no such kernel (the nearest names are shown), or a name is needed to choose.
+        """
+        if name is None:
+            if len(self.kernels) == 1:
+                return next(iter(self.kernels.values()))
+            raise ImageError(
+                f"this {self.format} holds {len(self.kernels)} kernels"
+                + (f" ({', '.join(sorted(self.kernels))})" if self.kernels else "")
+                + ": expected exactly one, or name=..."
+            )
+        try:
+            return self.kernels[name]
+        except KeyError:
+            raise ImageError(f"no kernel {name!r} in this {self.format}: {nearest(name, self.kernels)}") from None
+
+
+def nearest(name: str, names: Mapping[str, object]) -> str:
+    """``"it holds 'a', 'b'"``, the names most like `name` first."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+    rest = len(names) - len(close)
+    return "it holds " + (
+        ", ".join(map(repr, close)) + (f" and {rest} more" if rest > 0 else "") if names else "no kernel at all"
+    )
