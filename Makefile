@@ -1,0 +1,70 @@
+# make demo   three Triton kernels on the GPU, or on the emulator where there is none
+# make test   ruff, mypy and the test suite
+#
+# Both set up .venv themselves, from python3 and make alone. PYTHON=python3.12 and VENV=path choose others.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check --quiet
+# What decides which packages are needed and how the project is installed.
+recipe := pyproject.toml setup.py
+
+.PHONY: help demo test lint format coverage docs bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo 'make lint | format | coverage | docs | bench | clean'
+
+demo: $(VENV)/.demo
+	@$(bin)/python examples/demo.py
+
+test: lint
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(bin)/ruff check .
+	$(bin)/ruff format --check --quiet .
+	$(bin)/mypy
+
+format: $(VENV)/.dev
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+coverage: $(VENV)/.dev
+	$(bin)/python -m pytest --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
+
+docs: $(VENV)/.dev
+	$(bin)/python docs/generate_api.py
+
+bench: $(VENV)/.dev
+	@for script in benchmarks/*.py; do echo "== $$script"; $(bin)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(bin)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "trlaunch needs Python 3.10 or newer, found: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make a virtual environment with pip. On Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras: a later call costs a stat, and a changed recipe installs again.
+$(VENV)/.demo: $(recipe) | $(bin)/python
+	$(pip) install --editable '.[cuda,cli]'
+	@touch $@
+
+$(VENV)/.dev: $(recipe) | $(bin)/python
+	$(pip) install --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
