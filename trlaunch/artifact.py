@@ -1,0 +1,267 @@
+"""Artifact: one file's content at one level, with the metadata and the other levels that lie beside it."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from trlaunch.errors import ArtifactError, FallbackWarning, MetadataError
+from trlaunch.metadata import Metadata
+
+__all__ = ["Artifact", "Level"]
+
+
+class Level(str, Enum):
+    """The levels a kernel passes through, in the order of compilation."""
+
+    PYTHON = "python"
+    GLUON = "gluon"
+    TTIR = "ttir"
+    TTGIR = "ttgir"
+    LLIR = "llir"
+    PTX = "ptx"
+    CUBIN = "cubin"
+    AMDGCN = "amdgcn"
+    HSACO = "hsaco"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether a file of this level is loaded by a driver as it is."""
+        return self in (Level.CUBIN, Level.HSACO)
+
+
+_EXTENSIONS = {f".{level.value}": level for level in Level if level not in (Level.PYTHON, Level.GLUON)}
+_EXTENSIONS[".py"] = Level.PYTHON
+_BINARY_FIRST = (Level.CUBIN, Level.HSACO, Level.PTX, Level.AMDGCN, Level.LLIR, Level.TTGIR, Level.TTIR)
+
+# ELF machine numbers: the System V ABI registry of e_machine values.
+_ELF_MACHINES = {190: Level.CUBIN, 224: Level.HSACO}
+_FATBIN_MAGIC = b"\x50\xed\x55\xba"
+
+# First match wins. A TTGIR module is one whose attributes or encodings are of the TritonGPU dialect, which was
+# called triton_gpu up to Triton 3.2 and ttg from 3.3 on.
+_TEXT_MARKS = (
+    (Level.AMDGCN, re.compile(r"^[ \t]*\.amdgcn_target\b", re.M)),
+    (Level.PTX, re.compile(r"^[ \t]*\.version[ \t]+\d+\.\d+\s+\.target[ \t]+sm_\d+", re.M)),
+    (Level.PTX, re.compile(r"^[ \t]*(?:\.visible[ \t]+)?\.entry\b", re.M)),
+    (Level.TTGIR, re.compile(r"\btt\.func\b")),  # refined to TTIR below
+    (Level.LLIR, re.compile(r"^define\b.*\(", re.M)),
+    (Level.GLUON, re.compile(r"^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b", re.M)),
+    (Level.PYTHON, re.compile(r"^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b", re.M)),
+)
+_GPU_DIALECT = re.compile(r"#?\b(?:ttg|triton_gpu)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file's content at one level.
+
+    Attributes
+    ----------
+    level : Level
+    data : bytes
+    path : pathlib.Path or None
+        Where it came from.
+    metadata : Metadata or None
+    siblings : mapping of Level to pathlib.Path
+        The same kernel at other levels: files of the same stem in the same folder.
+    """
+
+    level: Level
+    data: bytes = field(repr=False)
+    path: Path | None = None
+    metadata: Metadata | None = None
+    siblings: Mapping[Level, Path] = field(default_factory=dict)
+
+    @classmethod
+    def from_file(cls, path: str | Path, metadata: str | Path | Mapping[str, Any] | Metadata | None = None) -> Artifact:
+        """Read a file; its level is known by content first, by extension second.
+
+        Parameters
+        ----------
+        path : path
+        metadata : path, mapping, Metadata or None
+            Triton's JSON; left out, ``<stem>.json`` beside the file is taken where it exists.
+
+        Raises
+        ------
+        ArtifactError
+            The file cannot be read or is none of the levels.
+        MetadataError
+            The metadata cannot be read.
+        """
+        path = Path(path)
+        data = _read(path)
+        beside = path.with_name(path.stem + ".json")
+        if metadata is None and beside.is_file():
+            metadata = beside
+        siblings = {
+            level: other
+            for extension, level in _EXTENSIONS.items()
+            if (other := path.with_name(path.stem + extension)) != path and other.is_file()
+        }
+        return cls(_level(data, path), data, path, _metadata(metadata), siblings)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes | bytearray | memoryview | str,
+        metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
+        level: Level | str | None = None,
+    ) -> Artifact:
+        """Take content at hand; `level` only where the content does not tell."""
+        data = data.encode() if isinstance(data, str) else bytes(data)
+        found = detect(data)
+        if found is None and level is None:
+            raise ArtifactError(f"content of no known level: {_look(data)}; expected one of {_names()}, or level=...")
+        if level is not None:
+            try:
+                level = Level(level)
+            except ValueError:
+                raise ArtifactError(f"level {level!r} does not exist: expected one of {_names()}") from None
+            if found is not None and found is not level:
+                raise ArtifactError(f"content is {found}, level={level} was given: leave level out or give the right file")
+        return cls(level or found, data, None, _metadata(metadata))  # type: ignore[arg-type]
+
+    @classmethod
+    def from_cache(cls, directory: str | Path, name: str | None = None, level: Level | str | None = None) -> Artifact:
+        """Take a kernel from a Triton cache folder (the one named by a hash, with ``<kernel>.json`` in it).
+
+        Parameters
+        ----------
+        directory : path
+        name : str, optional
+            Kernel, where the folder holds several.
+        level : Level or str, optional
+            Which file to take; left out, the binary, else the lowest text level there is.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise ArtifactError(f"{str(directory)!r} is not a folder: expected a folder of Triton's cache")
+        # __grp__<name>.json is Triton's list of the files of a group, with absolute paths: not metadata.
+        found = {p.stem: p for p in sorted(directory.glob("*.json")) if not p.name.startswith("__grp__")}
+        if not found:
+            inner = sorted({p.parent.name for p in directory.glob("*/*.json") if not p.name.startswith("__grp__")})
+            hint = f"; it holds {len(inner)} cache folders ({', '.join(inner[:3])}, ...): give one" if inner else ""
+            raise ArtifactError(f"no <kernel>.json in {str(directory)!r}: expected a folder of Triton's cache{hint}")
+        stem = name if name in found else None
+        if stem is None and name is None and len(found) == 1:
+            stem = next(iter(found))
+        if stem is None:
+            raise ArtifactError(f"kernel {name!r} is not in {str(directory)!r}: it holds {', '.join(sorted(found))}")
+        wanted = _BINARY_FIRST if level is None else (Level(level),)
+        for candidate in wanted:
+            path = directory / f"{stem}.{candidate}"
+            if path.is_file():
+                return cls.from_file(path, found[stem])
+        there = ", ".join(sorted(p.suffix[1:] for p in directory.glob(f"{stem}.*") if p.suffix != ".json")) or "no level"
+        raise ArtifactError(
+            f"{stem} in {str(directory)!r} has {there}: expected {' or '.join(map(str, wanted))}"
+        )
+
+    @property
+    def text(self) -> str:
+        """The content as text.
+
+        Raises
+        ------
+        ArtifactError
+            The level is binary, or the content is not UTF-8.
+        """
+        if self.level.is_binary:
+            raise ArtifactError(f"{self.label} is a {self.level}: it has no text")
+        try:
+            return self.data.decode()
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{self.label}: expected UTF-8 text, found byte {error.start} that is not") from None
+
+    @property
+    def label(self) -> str:
+        """What to call it in messages: the file name, else its level."""
+        return self.path.name if self.path else f"the {self.level} given"
+
+    def sibling(self, level: Level) -> Artifact | None:
+        """The same kernel at another level, read from beside the file; ``None`` where there is none."""
+        path = self.siblings.get(level)
+        if path is None:
+            return None
+        data = _read(path)
+        found = detect(data)
+        if found is not level:
+            raise ArtifactError(f"{path.name} beside {self.label} should be {level}, found {found or _look(data)}")
+        return Artifact(level, data, path, self.metadata)
+
+
+def detect(data: bytes) -> Level | None:
+    """Level of some content, ``None`` when nothing tells.
+
+    Raises
+    ------
+    ArtifactError
+        The content is known and is no level: a fatbin, an ELF file for another machine.
+    """
+    if data[:4] == b"\x7fELF":
+        if len(data) < 20:
+            raise ArtifactError(f"an ELF file cut off after {len(data)} bytes")
+        machine = struct.unpack_from(">H" if data[5] == 2 else "<H", data, 18)[0]
+        if machine in _ELF_MACHINES:
+            return _ELF_MACHINES[machine]
+        raise ArtifactError(f"an ELF file for machine {machine}: expected 190 (EM_CUDA, a cubin) or 224 (EM_AMDGPU, hsaco)")
+    if data[:4] == _FATBIN_MAGIC:
+        raise ArtifactError("a CUDA fatbin: expected a cubin; take it out with `cuobjdump -xelf all FILE`")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    for level, mark in _TEXT_MARKS:
+        if mark.search(text):
+            if level is Level.TTGIR:
+                return Level.TTGIR if _GPU_DIALECT.search(text) else Level.TTIR
+            return level
+    return None
+
+
+def _level(data: bytes, path: Path) -> Level:
+    found = detect(data)
+    stated = _EXTENSIONS.get(path.suffix)
+    if found is None:
+        if stated is None or stated.is_binary:
+            raise ArtifactError(f"{path.name}: content of no known level ({_look(data)}); expected one of {_names()}")
+        return stated
+    if stated not in (None, found) and {stated, found} != {Level.PYTHON, Level.GLUON}:
+        warnings.warn(f"{path.name} is {found} by its content and is taken as that", FallbackWarning, stacklevel=4)
+    return found
+
+
+def _metadata(value: str | Path | Mapping[str, Any] | Metadata | None) -> Metadata | None:
+    if value is None or isinstance(value, Metadata):
+        return value
+    if isinstance(value, (str, Path)):
+        return Metadata.from_file(value)
+    if isinstance(value, Mapping):
+        return Metadata.from_dict(value)
+    raise MetadataError(f"metadata is a {type(value).__name__}: expected a path, a mapping or trlaunch.Metadata")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
+
+
+def _look(data: bytes) -> str:
+    return f"it begins with {data[:16]!r}" if data else "it is empty"
+
+
+def _names() -> str:
+    return ", ".join(level.value for level in Level)
