@@ -1,0 +1,86 @@
+"""Exit codes, and how an error reaches the user: one block on stderr, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import typer
+
+from trlaunch.cli.arguments import UsageError
+from trlaunch.errors import AssemblerError, CheckError, DeviceUnavailable, DriverError, Fault, TrlaunchError
+
+__all__ = ["Exit", "exit_code", "reporting"]
+
+
+class Exit(IntEnum):
+    """What ``trlaunch`` exits with."""
+
+    OK = 0
+    #: The file, its metadata, an argument or the check says that this cannot run.
+    REFUSED = 1
+    #: The command line is not understood, or a file it names cannot be read or written.
+    USAGE = 2
+    #: No such device, or a package that its driver needs is not installed.
+    UNAVAILABLE = 3
+    #: The kernel died, or a call of the driver failed.
+    FAULT = 4
+
+
+# First match wins.
+_CODES: tuple[tuple[type[Exception], Exit], ...] = (
+    (UsageError, Exit.USAGE),
+    (DeviceUnavailable, Exit.UNAVAILABLE),
+    (Fault, Exit.FAULT),
+    (DriverError, Exit.FAULT),
+    (TrlaunchError, Exit.REFUSED),
+)
+
+
+def exit_code(error: TrlaunchError) -> Exit:
+    """The exit code that stands for an error."""
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Turn errors into one block on stderr and an exit code, and warnings into notes there.
+
+    With `as_json`, the error is on stdout as well: ``{"error": {"type", "message", "exit_code", ...}}``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _note
+        try:
+            yield
+        except TrlaunchError as error:
+            code = exit_code(error)
+            if as_json:
+                typer.echo(json.dumps({"error": _describe(error, code)}, indent=2))
+            typer.echo(f"{type(error).__name__}: {error}{_log(error)}", err=True)
+            raise typer.Exit(code) from None
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    sys.stderr.write(f"note: {message}\n")
+
+
+def _log(error: TrlaunchError) -> str:
+    log = error.log.strip() if isinstance(error, AssemblerError) else ""
+    return "" if not log or log in str(error) else "\n" + "\n".join(f"  {line}" for line in log.splitlines())
+
+
+def _describe(error: TrlaunchError, code: Exit) -> dict[str, Any]:
+    described: dict[str, Any] = {"type": type(error).__name__, "message": str(error), "exit_code": int(code)}
+    if isinstance(error, CheckError):
+        described["report"] = error.report.to_dict()
+    if isinstance(error, DriverError):
+        described |= {"call": error.call, "code": error.code, "name": error.name}
+    if isinstance(error, Fault):
+        described |= {key: getattr(error, key) for key in ("kind", "cta", "thread", "address", "ptx_line", "source")}
+    return described
