@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,7 @@ def path(release: str, target: str, kernel: str, level: str) -> Path:
     return find(release, target, kernel).path(level)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _index(release: str) -> tuple[Case, ...]:
     found = []
     with zipfile.ZipFile(FOLDER / f"{release}.zip") as archive:
@@ -180,13 +180,13 @@ def _index(release: str) -> tuple[Case, ...]:
 
 def _flatten(name: str, described: Any) -> list[Param]:
     if isinstance(described, list):
-        return [p for i, part in enumerate(described) for p in _flatten(f"{name}.{i}", part)]
+        return [p for i, part in enumerate(described) if part for p in _flatten(f"{name}.{i}", part)]
     if "tuple" in described:
         return _flatten(name, described["tuple"])
     return [Param(name, described["type"], described["divisible_by_16"])]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _unpack(release: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"trlaunch-corpus-{release}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
