@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trlaunch.errors import TrlaunchError
 from trlaunch.scalars import SCALARS
+from trlaunch.tensors import dtype_name, numpy_dtype
 
 __all__ = ["DTYPES", "GENERATORS", "ArgumentSpec", "UsageError", "as_floats", "parse_argument", "parse_grid"]
 
@@ -27,28 +28,8 @@ class UsageError(TrlaunchError):
 
 # Triton's name of every element type -> the NumPy type that holds it. NumPy has no bfloat16 and no fp8: an array of
 # these holds their bits.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "i1": np.dtype("bool"),
-    "u1": np.dtype("bool"),
-    **{f"{kind}{8 * size}": np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)},
-    "fp16": np.dtype("f2"),
-    "bf16": np.dtype("u2"),
-    "fp32": np.dtype("f4"),
-    "fp64": np.dtype("f8"),
-    **{name: np.dtype("u1") for name in SCALARS if name.startswith("fp8")},
-}
-_ALIASES = {
-    "bool": "i1",
-    **{f"int{bits}": f"i{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "float": "fp32",
-    "float64": "fp64",
-    "double": "fp64",
-}
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(numpy_dtype(name)) for name in SCALARS}
+_NUMPY_NAME = re.compile(r"(?:u?int|b?float)\d{1,2}(?:_e\dm\d\w*)?\Z|bool\Z|half\Z")
 _BIT_TYPES = frozenset(name for name in DTYPES if name == "bf16" or name.startswith("fp8"))
 _FLOATS = ("fp16", "bf16", "fp32", "fp64")
 
@@ -215,8 +196,8 @@ def _parse_scalar(key: str | int, body: str, head: str, rest: list[str]) -> Argu
 
 
 def _type(text: str, where: str) -> str:
-    name = _ALIASES.get(text, text)
-    if name not in DTYPES:
+    name = text if text in DTYPES else dtype_name(text) if _NUMPY_NAME.match(text) else None
+    if name is None:
         raise UsageError(f"{where}: type {text!r}, expected one of {', '.join(DTYPES)} or a NumPy name such as float16")
     return name
 

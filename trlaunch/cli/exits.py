@@ -66,7 +66,7 @@ def reporting(as_json: bool) -> Iterator[None]:
             raise typer.Exit(code) from None
 
 
-def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
     sys.stderr.write(f"note: {message}\n")
 
 
