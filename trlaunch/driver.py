@@ -6,15 +6,16 @@ A driver receives the packed parameter bytes and never learns types; which drive
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trlaunch.errors import DeviceUnavailable
+from trlaunch.errors import DeviceUnavailable, FallbackWarning
 from trlaunch.image import Image
 from trlaunch.target import Target
 
-__all__ = ["Buffer", "Device", "DeviceProperties", "Driver", "Function", "LaunchConfig", "PackedArguments", "get"]
+__all__ = ["Buffer", "Device", "DeviceProperties", "Driver", "Function", "LaunchConfig", "PackedArguments", "default_device", "get"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,9 @@ class Driver(Protocol):
     def free_scratch(self, address: int, ordinal: int, stream: int) -> None:
         """Give scratch back once the work queued on `stream` so far has run."""
 
+    def clear(self, address: int, nbytes: int, ordinal: int, stream: int) -> None:
+        """Set memory to zero, in order on `stream`."""
+
     def copy_to_device(self, address: int, data: memoryview, ordinal: int, stream: int = 0) -> None:
         """Copy host bytes to the device; returns when `data` may be reused."""
 
@@ -216,3 +220,20 @@ def get(name: str) -> Driver:
 
         return EmulatorDriver.instance()
     raise DeviceUnavailable(f"driver {name!r} is not available: expected cuda or emulator")
+
+
+def default_device() -> Device:
+    """The calling thread's current GPU; where there is none the emulator, with a `FallbackWarning` that says why."""
+    try:
+        cuda = get("cuda")
+        if cuda.device_count() > 0:
+            return Device("cuda", cuda.current_device())
+        reason = "the CUDA driver sees no device"
+    except DeviceUnavailable as error:
+        reason = str(error)
+    warnings.warn(
+        f"no GPU, so the emulator is used ({reason}); device='emulator' chooses it without this warning",
+        FallbackWarning,
+        stacklevel=3,
+    )
+    return Device("emulator")

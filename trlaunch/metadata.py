@@ -27,8 +27,8 @@ class TensorDescriptorMeta:
     block_shape : tuple of int
         The box one TMA copy moves, in elements; it can be smaller than the block in the kernel's source.
     element_type : int
-        Triton's element number: ``CUtensorMapDataType`` up to 7, and 8, 9, 10 for fp32, fp64 and bf16 in
-        another order than the driver's (`trlaunch.tensor_descriptor` maps them).
+        As PTX numbers the ``elemtype`` field of ``tensormap.replace``; the driver's ``CUtensorMapDataType`` has the
+        same numbers up to 7 (`trlaunch.tensor_descriptor` maps the others).
     element_size : int
         Bytes.
     swizzle : int

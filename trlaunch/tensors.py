@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Pointer", "TensorView", "dtype_name", "is_tensor", "numpy_dtype", "view"]
+__all__ = [
+    "Pointer",
+    "TensorView",
+    "contiguous_strides",
+    "dtype_name",
+    "export_dlpack",
+    "is_tensor",
+    "numpy_dtype",
+    "view",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +214,7 @@ def _from_interface(value: Any, interface: dict[str, Any], place: str | None) ->
     except (KeyError, TypeError, ValueError) as error:
         raise TypeError(f"its array interface is malformed: {error!r}") from None
     if byte_strides is None:
-        strides = _contiguous(shape)
+        strides = contiguous_strides(shape)
     elif itemsize and all(s % itemsize == 0 for s in byte_strides):
         strides = tuple(s // itemsize for s in byte_strides)
     else:
@@ -261,7 +270,7 @@ def _from_dlpack(value: Any, stream: int) -> TensorView:
     if place is None or tensor.lanes != 1:
         raise TypeError(f"it lives on DLPack device type {tensor.device_type} with {tensor.lanes} lanes an element")
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else _contiguous(shape)
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else contiguous_strides(shape)
     # The capsule was not consumed: its own destructor gives the memory back once `keep` is dropped.
     return TensorView(
         (tensor.data or 0) + tensor.byte_offset,
@@ -274,7 +283,62 @@ def _from_dlpack(value: Any, stream: int) -> TensorView:
     )
 
 
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+class _DLManagedTensor(ctypes.Structure):
+    _fields_ = (("tensor", _DLTensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_exported: dict[int, Any] = {}  # what a live capsule refers to, by the address of its DLManagedTensor
+
+_capsule_new = ctypes.pythonapi.PyCapsule_New
+_capsule_new.restype = ctypes.py_object
+_capsule_new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, _Destructor)
+_capsule_is_valid = ctypes.pythonapi.PyCapsule_IsValid
+_capsule_is_valid.restype = ctypes.c_int
+_capsule_is_valid.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+_raw_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+@_Deleter
+def _delete(managed: int) -> None:
+    _exported.pop(managed, None)
+
+
+@_Destructor
+def _destroy(capsule: int) -> None:
+    # A consumer renames the capsule to "used_dltensor" and calls the deleter itself.
+    if _capsule_is_valid(capsule, b"dltensor"):
+        _exported.pop(_raw_capsule_pointer(capsule, b"dltensor"), None)
+
+
+def export_dlpack(owner: Any, address: int, shape: tuple[int, ...], dtype: str, device: tuple[int, int]) -> object:
+    """A ``dltensor`` capsule over C-contiguous memory that `owner` keeps alive.
+
+    Parameters
+    ----------
+    dtype : str
+        Triton's name.
+    device : tuple of int
+        DLDeviceType and ordinal.
+    """
+    code, bits = next(key for key, name in _DLPACK_CODES.items() if name == dtype)
+    sizes = (ctypes.c_int64 * max(len(shape), 1))(*shape)
+    strides = (ctypes.c_int64 * max(len(shape), 1))(*contiguous_strides(shape))
+    managed = _DLManagedTensor(
+        _DLTensor(address, *device, len(shape), code, bits, 1, sizes, strides, 0),
+        None,
+        ctypes.cast(_delete, ctypes.c_void_p),
+    )
+    key = ctypes.addressof(managed)
+    _exported[key] = (managed, sizes, strides, owner)
+    return _capsule_new(key, b"dltensor", _destroy)
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a C-contiguous array, in elements."""
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)

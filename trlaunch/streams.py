@@ -1,0 +1,54 @@
+"""Streams of any framework as a handle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from trlaunch.errors import ArgumentError
+
+__all__ = ["current_torch_stream", "handle"]
+
+
+def handle(stream: Any) -> int:
+    """Handle of a stream.
+
+    Parameters
+    ----------
+    stream : object
+        Has ``__cuda_stream__`` (cuda.core's protocol: version and handle), ``.cuda_stream`` (torch), ``.ptr`` (CuPy),
+        ``.handle`` (numba-cuda), or is the handle as an int. 0 is the default stream.
+
+    Raises
+    ------
+    ArgumentError
+        It is none of these.
+    """
+    if isinstance(stream, int) and not isinstance(stream, bool) and stream >= 0:
+        return stream
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is not None:
+        pair = protocol() if callable(protocol) else protocol
+        if isinstance(pair, tuple) and len(pair) == 2:
+            return int(pair[1])
+    for attribute in ("cuda_stream", "ptr", "handle"):
+        value = getattr(stream, attribute, None)
+        value = getattr(value, "value", value)  # a ctypes pointer, as numba-cuda's handle is
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    raise ArgumentError(
+        f"stream={stream!r:.80}: expected an object with __cuda_stream__, .cuda_stream (torch) or .ptr (CuPy), "
+        f"or the handle as an int (0 is the default stream)"
+    )
+
+
+def current_torch_stream(values: Iterable[Any], ordinal: int) -> int | None:
+    """Handle of torch's current stream when a torch CUDA tensor is among the values, else ``None``."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    tensor = torch.Tensor
+    if any(isinstance(value, tensor) and value.is_cuda for value in values):
+        return int(torch._C._cuda_getCurrentRawStream(ordinal))
+    return None
