@@ -27,12 +27,16 @@ class ImageParam:
         Bytes, from the start of the parameter buffer.
     type : str or None
         PTX type (``"u64"``, ``"f32"``, ``"b8"`` for byte arrays) where the image states one; a cubin does not.
+    space : str or None
+        State space of the memory that a pointer was declared to point to (``"global"``, ``"generic"``). ``None`` does
+        not mean that it is no pointer: PTX of Triton before 3.3 does not declare any.
     """
 
     index: int
     offset: int
     size: int
     type: str | None = None
+    space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +64,15 @@ class ImageKernel:
     local_bytes : int or None
         Local memory (stack frame) per thread in bytes.
     uses_dynamic_shared : bool or None
-        Whether the kernel refers to dynamically sized shared memory.
+        Whether the kernel was compiled with dynamically sized shared memory in reach.
     has_line_table : bool
         Whether source lines can be found from instruction addresses.
+    explicit_cluster : bool
+        Whether the launch must state a cluster size (``.explicitcluster``).
+    max_cluster : int or None
+        Largest number of CTAs per cluster (``.maxclusterrank``).
+    spill_instructions : int or None
+        Instructions that store or reload spilled registers.
     """
 
     name: str
@@ -76,6 +86,9 @@ class ImageKernel:
     local_bytes: int | None = None
     uses_dynamic_shared: bool | None = None
     has_line_table: bool = False
+    explicit_cluster: bool = False
+    max_cluster: int | None = None
+    spill_instructions: int | None = None
 
     @property
     def block_threads(self) -> int | None:

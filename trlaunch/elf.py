@@ -1,0 +1,234 @@
+"""ELF64 little-endian files from untrusted bytes: pyelftools behind a structural check, with one error for all of it.
+
+cubin and hsaco are both ELF. Nothing in a hostile file may cost memory or time out of proportion to its length, so the
+section table is checked before pyelftools sees it: every section lies inside the file, names are finite, tables have
+the entry sizes of ELF64 (System V gABI, chapters 4 and 5).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trlaunch.errors import ImageError
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import Section
+
+__all__ = ["ElfFile", "describe", "reading"]
+
+# System V gABI: Elf64_Ehdr after e_ident, and Elf64_Shdr.
+_HEADER = struct.Struct("<HHIQQQIHHHHHH")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_IDENT = 16
+
+_SHT_SYMTAB, _SHT_STRTAB, _SHT_RELA, _SHT_NOBITS, _SHT_REL, _SHT_DYNSYM = 2, 3, 4, 8, 9, 11
+_ENTRY_SIZES = {_SHT_SYMTAB: 24, _SHT_DYNSYM: 24, _SHT_RELA: 24, _SHT_REL: 16}
+_SHN_LORESERVE = 0xFF00
+
+# Kernel names are mangled signatures at worst; a longer one is a string table without terminators.
+_MAX_NAME = 64 * 1024
+# Names may share bytes of the string table (a suffix of another name), which real tables do a few times over.
+_MAX_NAME_BYTES_PER_FILE_BYTE = 16
+
+_MAGICS = (
+    (
+        b"\x50\xed\x55\xba",
+        "a CUDA fatbin (magic 0xBA55ED50), a container of cubins: take one out with cuobjdump -xelf all",
+    ),
+    (b"\xb1\x43\x62\x46", "a CUDA fatbin wrapper (magic 0x466243B1)"),
+    (
+        b"__CLANG_OFFLOAD_BUNDLE__",
+        "a clang offload bundle, a container of hsacos: take one out with clang-offload-bundler",
+    ),
+    (b"BC\xc0\xde", "LLVM bitcode"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"\xfd7zXZ", "xz data"),
+    (b"\x28\xb5\x2f\xfd", "zstd data"),
+    (b"PK\x03\x04", "a zip archive"),
+)
+_TEXTS = (
+    (b".version", "PTX text"),
+    (b".amdgcn_target", "AMDGCN assembly text"),
+    (b"tt.func", "TTIR or TTGIR text"),
+    (b"define ", "LLVM IR text"),
+)
+
+
+def describe(data: bytes) -> str:
+    """What `data`, which is not ELF, seems to be instead: for the "found" part of a message."""
+    if not data:
+        return "no bytes at all"
+    for magic, name in _MAGICS:
+        if data.startswith(magic):
+            return name
+    head = bytes(data[:65536])
+    for mark, name in _TEXTS:
+        if mark in head and b"\0" not in head:
+            return name
+    return f"{len(data)} bytes starting with {bytes(data[:8])!r}"
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn what pyelftools and ``struct`` raise on malformed bytes into `ImageError`.
+
+    This is the one boundary for those errors. Besides its own `ELFError`, pyelftools lets errors of its parser
+    (``ConstructError``) and of Python's containers and codecs through when fields contradict each other; a section
+    that links to itself ends in `RecursionError`. `MemoryError` and programming errors are not among them.
+    """
+    from elftools.common.exceptions import DWARFError, ELFError
+    from elftools.construct import ConstructError
+
+    try:
+        yield
+    except (
+        ELFError,
+        DWARFError,
+        ConstructError,
+        struct.error,
+        zlib.error,
+        ValueError,
+        OverflowError,
+        LookupError,
+        AssertionError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ImageError(f"{what} is damaged: its ELF structure does not parse ({detail})") from error
+
+
+class ElfFile:
+    """A checked ELF64 file: pyelftools' view of it, and sections by name and bytes.
+
+    Parameters
+    ----------
+    data : bytes
+    what : str
+        What the file is expected to be (``"cubin"``), for messages.
+
+    Attributes
+    ----------
+    elf : elftools.elf.elffile.ELFFile
+    sections : list of elftools.elf.sections.Section
+        In the order of the section table.
+
+    Raises
+    ------
+    ImageError
+        Not ELF, not 64-bit little-endian, or the section table points outside the file.
+    """
+
+    def __init__(self, data: bytes, what: str) -> None:
+        from elftools.elf.elffile import ELFFile
+
+        if data[:4] != b"\x7fELF":
+            raise ImageError(f"expected a {what} (ELF, starting with 7f 45 4c 46), found {describe(data)}")
+        self.what = what
+        self._data = data
+        self._check()
+        self.elf: ELFFile
+        self.sections: list[Section]
+        with reading(f"this {what}"):
+            self.elf = ELFFile(io.BytesIO(data))
+            self.sections = list(self.elf.iter_sections())
+        self._by_name: dict[str, Section] = {}
+        for section in self.sections:
+            self._by_name.setdefault(section.name, section)
+
+    def _check(self) -> None:
+        data, what = self._data, self.what
+        if len(data) < _IDENT + _HEADER.size:
+            raise ImageError(f"this {what} is truncated: {len(data)} bytes, an ELF64 header alone takes 64")
+        if data[4] != 2 or data[5] != 1:
+            raise ImageError(
+                f"expected a 64-bit little-endian {what} (EI_CLASS 2, EI_DATA 1), "
+                f"found EI_CLASS {data[4]}, EI_DATA {data[5]}"
+            )
+        (*_, offset, _flags, _ehsize, _phentsize, _phnum, entry, count, names) = _HEADER.unpack_from(data, _IDENT)
+        if offset == 0 or count == 0 or count >= _SHN_LORESERVE:
+            raise ImageError(f"this {what} has no usable section table (e_shoff {offset:#x}, e_shnum {count})")
+        if entry != _SECTION.size:
+            raise ImageError(f"this {what} has section headers of {entry} bytes, ELF64 has {_SECTION.size}")
+        if offset + count * entry > len(data):
+            raise ImageError(
+                f"this {what} is truncated: its section table ends at {offset + count * entry:#x}, "
+                f"the file at {len(data):#x}"
+            )
+        if names >= count:
+            raise ImageError(f"this {what} names section {names} as its section names, it has {count}")
+        table = [_SECTION.unpack_from(data, offset + i * entry) for i in range(count)]
+        for i, (_, kind, _, _, start, size, link, _, _, entsize) in enumerate(table):
+            if kind not in (0, _SHT_NOBITS) and start + size > len(data):
+                raise ImageError(
+                    f"this {what} is truncated: section {i} ends at {start + size:#x}, the file at {len(data):#x}"
+                )
+            if kind in _ENTRY_SIZES and entsize != _ENTRY_SIZES[kind]:
+                raise ImageError(
+                    f"this {what} has a table (section {i}) of {entsize}-byte entries, expected {_ENTRY_SIZES[kind]}"
+                )
+            if kind in (_SHT_SYMTAB, _SHT_DYNSYM) and (link >= count or table[link][1] != _SHT_STRTAB):
+                raise ImageError(f"this {what} has a symbol table (section {i}) without a string table")
+        budget = max(_MAX_NAME, _MAX_NAME_BYTES_PER_FILE_BYTE * len(data))
+        budget = self._check_names(table[names], (row[0] for row in table), budget)
+        for row in table:
+            if row[1] in (_SHT_SYMTAB, _SHT_DYNSYM):
+                symbols = (struct.unpack_from("<I", data, row[4] + i)[0] for i in range(0, row[5] - 23, 24))
+                budget = self._check_names(table[row[6]], symbols, budget)
+
+    def _check_names(self, strings: tuple[Any, ...], offsets: Iterator[int], budget: int) -> int:
+        """Bound the bytes that reading these names costs; pyelftools reads each up to its terminator."""
+        start, size = strings[4], strings[5]
+        if strings[1] != _SHT_STRTAB:
+            raise ImageError(f"this {self.what} keeps names in a section that is no string table")
+        for offset in offsets:
+            end = self._data.find(b"\0", start + offset, start + size)
+            if offset >= size or end < 0 or end - start - offset > _MAX_NAME:
+                raise ImageError(f"this {self.what} has a name at {offset:#x} of a string table of {size:#x} bytes")
+            budget -= end - start - offset
+            if budget < 0:
+                raise ImageError(
+                    f"this {self.what} has names longer in total than {_MAX_NAME_BYTES_PER_FILE_BYTE} times the file"
+                )
+        return budget
+
+    def section(self, name: str) -> Section | None:
+        """The first section of that name."""
+        return self._by_name.get(name)
+
+    def content(self, section: Section) -> bytes:
+        """The bytes of a section in the file; none for NOBITS. Compressed sections are returned as they are."""
+        if section["sh_type"] in ("SHT_NOBITS", "SHT_NULL"):
+            return b""
+        start = section["sh_offset"]
+        return self._data[start : start + section["sh_size"]]
+
+    def notes(self, section_name: str) -> list[tuple[str, int, bytes]]:
+        """``(owner, type, description)`` of each note of a section (gABI chapter 5, note section).
+
+        Raises
+        ------
+        ImageError
+            A note reaches beyond its section.
+        """
+        section = self.section(section_name)
+        data = self.content(section) if section is not None else b""
+        found = []
+        at = 0
+        while at + 12 <= len(data):
+            owner_size, size, kind = struct.unpack_from("<III", data, at)
+            owner_end = at + 12 + owner_size
+            start = at + 12 + (owner_size + 3 & ~3)
+            if start + size > len(data):
+                raise ImageError(f"this {self.what} is damaged: a note of {section_name} is longer than the section")
+            owner = data[at + 12 : owner_end].rstrip(b"\0").decode("latin-1")
+            found.append((owner, kind, data[start : start + size]))
+            at = start + (size + 3 & ~3)
+        return found
