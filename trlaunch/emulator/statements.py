@@ -1,0 +1,286 @@
+"""Reading the statements of one function body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trlaunch.emulator.declarations import SPACES, number, param, type_name, variables
+from trlaunch.emulator.syntax import (
+    Address,
+    Body,
+    Function,
+    Group,
+    Immediate,
+    Instruction,
+    LabelMark,
+    Module,
+    Negated,
+    Operand,
+    Pair,
+    Position,
+    Register,
+    Sink,
+    Special,
+    Symbol,
+    Vector,
+)
+from trlaunch.emulator.tokens import Token
+from trlaunch.errors import EmulatorError
+
+__all__ = ["BodyParser"]
+
+#: Special registers by name without a component (PTX ISA, chapter "Special Registers").
+_SPECIAL = frozenset(
+    (
+        "%tid",
+        "%ntid",
+        "%laneid",
+        "%warpid",
+        "%nwarpid",
+        "%ctaid",
+        "%nctaid",
+        "%smid",
+        "%nsmid",
+        "%gridid",
+        "%is_explicit_cluster",
+        "%clusterid",
+        "%nclusterid",
+        "%cluster_ctaid",
+        "%cluster_nctaid",
+        "%cluster_ctarank",
+        "%cluster_nctarank",
+        "%lanemask_eq",
+        "%lanemask_le",
+        "%lanemask_lt",
+        "%lanemask_ge",
+        "%lanemask_gt",
+        "%clock",
+        "%clock_hi",
+        "%clock64",
+        "%globaltimer",
+        "%globaltimer_lo",
+        "%globaltimer_hi",
+        "%total_smem_size",
+        "%aggr_smem_size",
+        "%dynamic_smem_size",
+        "%current_graph_exec",
+    )
+)
+_MAX_DEPTH = 4
+
+
+@dataclass(slots=True)
+class _Scope:
+    registers: dict[str, Register] = field(default_factory=dict)
+    ranges: dict[str, tuple[int, str]] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    pending: list[tuple[Instruction, str]] = field(default_factory=list)
+
+
+class BodyParser:
+    """Statements of one body; scopes are a stack, so nesting costs no recursion."""
+
+    def __init__(self, module: Module, function: Function) -> None:
+        self.s = module.stream
+        self.function = function
+        self.out = Body([], [], [], [])
+        self.scopes = [_Scope()]
+        self.position: Position | None = None
+        self.label_count = 0
+
+    def parse(self) -> Body:
+        """Read the body that the function's token range bounds."""
+        s = self.s
+        s.at = self.function.start
+        while s.at < self.function.stop:
+            token = s.here
+            if token.kind == "directive":
+                self._directive(token)
+            elif s.accept("{"):
+                self.scopes.append(_Scope())
+            elif s.accept("}"):
+                self._close()
+            elif token.kind == "name" and s.tokens[s.at + 1].text == ":":
+                s.at += 2
+                if token.text in self.scopes[-1].labels:
+                    raise s.error(f"label {token.text!r} is defined twice", back=1)
+                self.scopes[-1].labels[token.text] = self.label_count
+                self.out.statements.append(LabelMark(token.text, self.label_count))
+                self.label_count += 1
+            elif not s.accept(";"):
+                self._instruction()
+        self._close()
+        return self.out
+
+    def _close(self) -> None:
+        scope = self.scopes.pop()
+        for instruction, name in scope.pending:
+            if name in scope.labels:
+                instruction.target = scope.labels[name]
+            elif self.scopes:
+                self.scopes[-1].pending.append((instruction, name))
+            else:
+                raise EmulatorError(f"PTX line {instruction.line}: label {name!r} is not defined in its scope")
+
+    def _directive(self, token: Token) -> None:
+        s = self.s
+        word = token.text
+        if word == ".loc":
+            s.next()
+            self._loc()
+        elif word == ".reg":
+            s.next()
+            self._registers()
+        elif word == ".param":
+            self.out.params.append(param(s))
+            s.expect(";")
+        elif word[1:] in SPACES:
+            self.out.variables.extend(variables(s, False))
+        elif word in (".pragma", ".branchtargets", ".callprototype", ".calltargets"):
+            while not s.accept(";"):
+                if s.next().kind == "end":
+                    raise s.error("expected ';'")
+        else:
+            raise s.error("expected a statement")
+
+    def _loc(self) -> None:
+        s = self.s
+        file, line = s.integer(), s.integer()
+        column = s.integer() if s.here.kind == "number" else 0
+        inlined: tuple[int, int, int] | None = None
+        while s.accept(","):
+            word = s.expect_kind("name", "function_name or inlined_at")
+            if word == "inlined_at":
+                inlined = (s.integer(), s.integer(), s.integer())
+            else:
+                s.next()
+                if s.accept("+"):
+                    s.integer()
+        self.position = Position(file, line, column, inlined) if line else None
+
+    def _registers(self) -> None:
+        s = self.s
+        if s.here.text in (".v2", ".v4"):
+            raise s.error("vector registers are not read: expected .reg of a scalar type")
+        kind, scope = type_name(s), self.scopes[-1]
+        while True:
+            name = s.expect_kind("name", "a register name")
+            if s.accept("<"):
+                scope.ranges[name] = (s.integer(), kind)
+                s.expect(">")
+            else:
+                scope.registers[name] = self._new(name, kind)
+            if s.accept(";"):
+                return
+            s.expect(",")
+
+    def _new(self, name: str, kind: str) -> Register:
+        register = Register(name, kind, len(self.out.registers))
+        self.out.registers.append(register)
+        return register
+
+    def _lookup(self, name: str) -> Register | None:
+        for scope in reversed(self.scopes):
+            if (found := scope.registers.get(name)) is not None:
+                return found
+            if scope.ranges and name[-1].isdigit():
+                prefix = name.rstrip("0123456789")
+                count, kind = scope.ranges.get(prefix, (0, ""))
+                digits = name[len(prefix) :]
+                if len(digits) < 10 and str(int(digits)) == digits and int(digits) < count:
+                    scope.registers[name] = self._new(name, kind)
+                    return scope.registers[name]
+        return None
+
+    def _instruction(self) -> None:
+        s = self.s
+        line = s.line_of(s.here)
+        guard, negated = None, False
+        if s.accept("@"):
+            negated = s.accept("!")
+            name = s.expect_kind("name", "a predicate register")
+            guard = self._lookup(name)
+            if guard is None or guard.type != "pred":
+                raise s.error(f"{name!r} is not a declared predicate register", back=1)
+        opcode = s.expect_kind("name", "an instruction")
+        operands: list[Operand] = []
+        if not s.accept(";"):
+            operands.append(self._operand(0))
+            while not s.accept(";"):
+                s.expect(",")
+                operands.append(self._operand(0))
+        if s.at > self.function.stop:
+            raise s.error("expected ';' before the end of the function", back=1)
+        made = Instruction(opcode, tuple(operands), guard, negated, line, self.position)
+        if opcode.split(".")[0] == "bra":
+            if len(operands) != 1 or not isinstance(operands[0], Symbol):
+                raise s.error("expected one label after bra", back=1)
+            self.scopes[-1].pending.append((made, operands[0].name))
+        self.out.statements.append(made)
+
+    def _operand(self, depth: int) -> Operand:
+        s = self.s
+        if depth > _MAX_DEPTH:
+            raise s.error("operands are nested too deeply")
+        token = s.here
+        if token.kind == "name":
+            first = self._name(s.next().text)
+            if s.accept("|"):
+                return Pair(first, self._operand(depth + 1))
+            if isinstance(first, Symbol) and (s.here.text in ("+", "-")):
+                return Symbol(first.name, self._offset())
+            return first
+        if token.kind == "number":
+            return number(s)
+        if s.accept("-"):
+            value = number(s)
+            if value.kind == "int":
+                return Immediate(-value.value)
+            return Immediate(value.value ^ (1 << (31 if value.kind == "f32" else 63)), value.kind)
+        if s.accept("!"):
+            return Negated(self._operand(depth + 1))
+        if s.accept("{"):
+            return Vector(self._list("}", depth))
+        if s.accept("("):
+            return Group(self._list(")", depth))
+        if s.accept("["):
+            base = self._operand(depth + 1)
+            if isinstance(base, Symbol):
+                offset, base = base.offset, Symbol(base.name)
+            else:
+                offset = self._offset() if s.here.text in ("+", "-") else 0
+            if not isinstance(base, (Register, Symbol, Immediate, Special)):
+                raise s.error("expected a register, variable or number as an address", back=1)
+            return Address(base, offset, self._list("]", depth) if s.accept(",") else self._end_bracket())
+        raise s.error("expected an operand")
+
+    def _end_bracket(self) -> tuple[Operand, ...]:
+        self.s.expect("]")
+        return ()
+
+    def _offset(self) -> int:
+        sign = -1 if self.s.next().text == "-" else 1
+        return sign * self.s.integer()
+
+    def _list(self, closing: str, depth: int) -> tuple[Operand, ...]:
+        s = self.s
+        if s.accept(closing):
+            return ()
+        items = [self._operand(depth + 1)]
+        while not s.accept(closing):
+            s.expect(",")
+            items.append(self._operand(depth + 1))
+        return tuple(items)
+
+    def _name(self, name: str) -> Operand:
+        if name == "_":
+            return Sink()
+        if (register := self._lookup(name)) is not None:
+            return register
+        if name.partition(".")[0] in _SPECIAL or name.startswith(("%envreg", "%reserved_smem_", "%pm")):
+            return Special(name)
+        if name.startswith("%"):
+            raise self.s.error(f"register {name!r} is not declared", back=1)
+        if name == "WARP_SZ":
+            return Immediate(32)
+        return Symbol(name)
