@@ -166,6 +166,12 @@ def test_npy_files(tmp_path: Path):
     found = parse_argument(f"a=@{tmp_path / 'a.npy'}").value()
     assert (found == array).all()
     assert found.flags.c_contiguous
+    np.save(tmp_path / "bits.npy", np.zeros(3, np.uint16))
+    spec = parse_argument(f"a=@{tmp_path / 'bits.npy'}:bfloat16")
+    assert spec.type == "bf16"
+    assert spec.value().dtype == np.uint16
+    with pytest.raises(UsageError, match="expected float32 for fp32"):
+        parse_argument(f"a=@{tmp_path / 'bits.npy'}:fp32").value()
     with pytest.raises(UsageError, match="cannot be read"):
         parse_argument("a=@no/such/file.npy").value()
     np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)

@@ -1,0 +1,43 @@
+"""The ``trlaunch`` command: one module a subcommand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import trlaunch
+from trlaunch.cli.check import check
+from trlaunch.cli.inspect import inspect
+from trlaunch.cli.run import run
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="trlaunch",
+    help="Run Triton-compiled GPU kernels straight through the driver API.",
+    epilog="Exit codes: 0 done, 1 refused, 2 usage, 3 device or package unavailable, 4 fault or driver error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"trlaunch {trlaunch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(inspect)
+app.command()(check)
+app.command()(run)

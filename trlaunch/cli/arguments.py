@@ -1,4 +1,4 @@
-"""The argument language of ``trlaunch run``: ``a=rand:float16:512x512``, ``b=@weights.npy``, ``M=512``, ``0=null``.
+"""The argument language of ``trlaunch run``: ``a=rand:float16:512x512``, ``b=@w.npy``, ``M=512``, ``0=null``.
 
 Reading a specification allocates nothing; `ArgumentSpec.value` does.
 """
@@ -60,7 +60,7 @@ class ArgumentSpec:
         Parameter name, or position among the arguments.
     kind : {"scalar", "null", "file"} or a generator's name
     type : str or None
-        Triton's name of the element or scalar type, where stated.
+        Triton's name of the element or scalar type, where stated. Of a file it says what its bits stand for.
     shape : tuple of int
         Of a generated array.
     number : int, float, bool or None
@@ -101,7 +101,7 @@ class ArgumentSpec:
             with np.errstate(over="ignore"):
                 return self.number if self.type is None else DTYPES[self.type].type(self.number)
         if self.path is not None:
-            return _read_npy(self.path)
+            return _read_npy(self.path, self.type)
         try:
             with np.errstate(over="ignore"):  # 1e9 as fp16 is infinity, as on the GPU
                 return self._generate(default_seed)
@@ -140,9 +140,12 @@ def parse_argument(text: str) -> ArgumentSpec:
         raise UsageError(f"argument {text!r}: expected NAME=VALUE or POSITION=VALUE, for example M=512 or 0=@a.npy")
     key: str | int = m["name"] or int(m["index"])
     if body.startswith("@"):
-        if len(body) == 1:
+        path, colon, type_text = body[1:].rpartition(":")
+        if not colon or _type_name(type_text) is None:  # a colon of the path itself
+            path, type_text = body[1:], ""
+        if not path:
             raise UsageError(f"argument {text!r}: expected a file after @, for example @weights.npy")
-        return ArgumentSpec(key, "file", body, path=Path(body[1:]))
+        return ArgumentSpec(key, "file", body, type=_type_name(type_text), path=Path(path))
     if body in ("null", "none", "None"):
         return ArgumentSpec(key, "null", body)
     head, *rest = body.split(":")
@@ -196,10 +199,14 @@ def _parse_scalar(key: str | int, body: str, head: str, rest: list[str]) -> Argu
 
 
 def _type(text: str, where: str) -> str:
-    name = text if text in DTYPES else dtype_name(text) if _NUMPY_NAME.match(text) else None
+    name = _type_name(text)
     if name is None:
         raise UsageError(f"{where}: type {text!r}, expected one of {', '.join(DTYPES)} or a NumPy name such as float16")
     return name
+
+
+def _type_name(text: str) -> str | None:
+    return text if text in DTYPES else dtype_name(text) if _NUMPY_NAME.match(text) else None
 
 
 def _number(text: str, where: str) -> int | float | bool:
@@ -239,7 +246,7 @@ def as_floats(values: npt.NDArray[Any], type_: str | None) -> npt.NDArray[Any]:
     return (values.astype(np.uint32) << 16).view(np.float32) if type_ == "bf16" else values
 
 
-def _read_npy(path: Path) -> npt.NDArray[Any]:
+def _read_npy(path: Path, type_: str | None) -> npt.NDArray[Any]:
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
@@ -249,6 +256,8 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
         raise UsageError(f"{str(path)!r} is no .npy file of numbers: {error}") from None
     if array.dtype.kind not in "biuf":
         raise UsageError(f"{str(path)!r} holds dtype {array.dtype}: expected booleans, integers or floats")
+    if type_ is not None and array.dtype != DTYPES[type_]:
+        raise UsageError(f"{str(path)!r} holds {array.dtype}: expected {DTYPES[type_]} for {type_}")
     return np.ascontiguousarray(array)
 
 

@@ -1,0 +1,204 @@
+"""``trlaunch run FILE --grid 8,8 --arg a=rand:float16:512x512 ...``: launch a kernel on arguments made on the spot."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+import trlaunch
+from trlaunch import driver
+from trlaunch.cli.arguments import GENERATORS, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
+from trlaunch.cli.exits import reporting
+from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
+from trlaunch.cli.output import facts, print_json, table
+
+__all__ = ["run"]
+
+_ARG_HELP = (
+    f"An argument by name or position: M=512, eps=1e-5, a=rand:float16:512x512 (or {', '.join(GENERATORS)}), "
+    "b=@weights.npy, p=null. Repeat it for each."
+)
+
+
+@dataclass(slots=True)
+class _Argument:
+    """One argument of the launch: what was asked for and what it became."""
+
+    key: str | int
+    spec: ArgumentSpec
+    before: npt.NDArray[Any] | None
+    value: Any
+    after: npt.NDArray[Any] | None = None
+
+    @property
+    def label(self) -> str:
+        return self.key if isinstance(self.key, str) else f"arg{self.key}"
+
+
+def run(
+    file: File,
+    grid: Annotated[str, typer.Option("--grid", "-g", help="CTAs along x, y, z: 8,8.", metavar="X,Y,Z")],
+    arg: Annotated[list[str] | None, typer.Option("--arg", "-a", help=_ARG_HELP, metavar="KEY=VALUE")] = None,
+    metadata: MetadataOption = None,
+    name: NameOption = None,
+    signature: SignatureOption = None,
+    device: DeviceOption = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", "-o", help="Write the arrays, as the first launch left them.", metavar="NPZ"),
+    ] = None,
+    repeat: Annotated[int, typer.Option("--repeat", "-r", min=0, help="Launch N times more and time it.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Launch a kernel once (and --repeat more times), and show what became of its arrays."""
+    with reporting(as_json):
+        sizes = parse_grid(grid)
+        specs = [parse_argument(text) for text in arg or ()]
+        if save is not None and not save.parent.is_dir():
+            raise UsageError(f"--save {str(save)!r}: there is no folder {str(save.parent)!r}")
+        kernel = open_kernel(file, metadata, name, signature, device)
+        arguments = _materialise(kernel, specs)
+        positional, named = _order(arguments)
+
+        start = time.perf_counter()
+        kernel.launch(sizes, *positional, **named)
+        _synchronize(kernel)
+        first = time.perf_counter() - start
+        for argument in arguments:
+            if argument.before is not None:
+                argument.after = argument.value.numpy()
+        times = [_timed(kernel, sizes, positional, named) for _ in range(repeat)]
+        if save is not None:
+            _save(save, {a.label: a.after for a in arguments if a.after is not None})
+        (_show_json if as_json else _show)(kernel, sizes, arguments, first, times)
+
+
+def _materialise(kernel: trlaunch.Kernel, specs: Sequence[ArgumentSpec]) -> list[_Argument]:
+    """Make every argument, arrays on the kernel's device; positions become names where these are known."""
+    names = [p.name for p in kernel.signature.user]
+    arguments: list[_Argument] = []
+    for i, spec in enumerate(specs):
+        key = spec.key
+        if isinstance(key, int) and key < len(names):
+            key = names[key] or key
+        if any(a.key == key for a in arguments):
+            raise UsageError(f"argument {spec.key}={spec.text}: {key} was given before")
+        value = spec.value(default_seed=i)
+        array = value if isinstance(value, np.ndarray) else None
+        if array is not None:
+            value = trlaunch.asarray(array, spec.type, device=kernel.device)
+        elif value is None:
+            value = trlaunch.Pointer(0)
+        arguments.append(_Argument(key, spec, array, value))
+    return arguments
+
+
+def _order(arguments: Sequence[_Argument]) -> tuple[list[Any], dict[str, Any]]:
+    by_position = {a.key: a.value for a in arguments if isinstance(a.key, int)}
+    missing = sorted(set(range(len(by_position))) - by_position.keys())
+    if missing:
+        raise UsageError(f"argument {missing[0]} is missing: expected positions 0 to {max(by_position)} without a gap")
+    named = {a.key: a.value for a in arguments if isinstance(a.key, str)}
+    return [by_position[i] for i in range(len(by_position))], named
+
+
+def _synchronize(kernel: trlaunch.Kernel) -> None:
+    driver.get(kernel.device.driver).synchronize(kernel.device.ordinal)
+
+
+def _timed(
+    kernel: trlaunch.Kernel, grid: tuple[int, ...], positional: Sequence[Any], named: Mapping[str, Any]
+) -> float:
+    start = time.perf_counter()
+    kernel.launch(grid, *positional, **named)
+    _synchronize(kernel)
+    return time.perf_counter() - start
+
+
+def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write an .npz under a temporary name and rename it (numpy.savez takes no array called ``file``)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(temporary, "x") as archive:
+            for label, array in arrays.items():
+                with archive.open(f"{label}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"--save {str(path)!r}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _summary(argument: _Argument) -> dict[str, Any]:
+    described: dict[str, Any] = {"argument": argument.label, "given": argument.spec.text}
+    before, after = argument.before, argument.after
+    if before is None or after is None:
+        return described
+    values = as_floats(after, argument.spec.type)
+    described["dtype"] = argument.value.dtype
+    described["shape"] = list(after.shape)
+    described["changed"] = before.tobytes() != after.tobytes()
+    if values.size:
+        described |= {"min": values.min().item(), "max": values.max().item()}
+        described["nan"] = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
+    return described
+
+
+def _show_json(
+    kernel: trlaunch.Kernel,
+    grid: tuple[int, ...],
+    arguments: Sequence[_Argument],
+    first: float,
+    times: Sequence[float],
+) -> None:
+    print_json(
+        {
+            "kernel": kernel.name,
+            "device": str(kernel.device),
+            "level": str(kernel.level),
+            "grid": list(grid),
+            "arguments": [_summary(a) for a in arguments],
+            "first_launch_s": first,
+            "repeats_s": list(times),
+        }
+    )
+
+
+def _show(
+    kernel: trlaunch.Kernel,
+    grid: tuple[int, ...],
+    arguments: Sequence[_Argument],
+    first: float,
+    times: Sequence[float],
+) -> None:
+    rows = [_summary(a) for a in arguments]
+    columns = ("argument", "given", "dtype", "shape", "changed", "min", "max", "nan")
+    for row in rows:
+        if "shape" in row:
+            row["shape"] = "x".join(map(str, row["shape"]))
+            row["changed"] = "yes" if row["changed"] else "no"
+            row |= {key: f"{row[key]:.6g}" for key in ("min", "max") if key in row}
+    spread = f"{min(times) * 1e3:.3f} ms best, {statistics.median(times) * 1e3:.3f} ms median" if times else None
+    facts(
+        [
+            ("kernel", kernel.name),
+            ("device", kernel.device),
+            ("level", kernel.level),
+            ("grid", " x ".join(map(str, grid))),
+            ("first launch", f"{first * 1e3:.3f} ms, loading included"),
+            (f"{len(times)} more", spread),
+        ]
+    )
+    if rows:
+        table("", columns, [[row.get(column) for column in columns] for row in rows])
