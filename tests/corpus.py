@@ -40,11 +40,14 @@ class Param:
         Triton's spelling: ``*fp16``, ``i32``, ``u1``, ``tensordesc<fp16[64, 64]>``.
     divisible_by_16 : bool
         The kernel was compiled for values (of a pointer: addresses) that are multiples of 16.
+    value : int or None
+        The number Triton specialised on, which is one the kernel is right for.
     """
 
     name: str
     type: str
     divisible_by_16: bool
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def _flatten(name: str, described: Any) -> list[Param]:
         return [p for i, part in enumerate(described) if part for p in _flatten(f"{name}.{i}", part)]
     if "tuple" in described:
         return _flatten(name, described["tuple"])
-    return [Param(name, described["type"], described["divisible_by_16"])]
+    return [Param(name, described["type"], described["divisible_by_16"], described.get("value"))]
 
 
 @cache
