@@ -11,12 +11,14 @@ __all__ = [
     "ArgumentError",
     "ArtifactError",
     "AssemblerError",
+    "AssemblerMissing",
     "CheckError",
+    "CheckWarning",
     "DeviceUnavailable",
     "DriverError",
     "EmulatorError",
-    "Fault",
     "FallbackWarning",
+    "Fault",
     "ImageError",
     "MetadataError",
     "SignatureError",
@@ -101,6 +103,10 @@ class AssemblerError(TrlaunchError):
         self.log = log
 
 
+class AssemblerMissing(AssemblerError):
+    """No assembler is at hand, or none of those at hand suits; something else (the driver) may still do the work."""
+
+
 class EmulatorError(TrlaunchError):
     """PTX that the emulator cannot read."""
 
@@ -144,6 +150,10 @@ class Fault(TrlaunchError):
         self.address = address
         self.ptx_line = ptx_line
         self.source = source
+
+
+class CheckWarning(UserWarning):
+    """An error of the audit before a launch, lowered to a warning by ``check="warn"``."""
 
 
 class FallbackWarning(UserWarning):
