@@ -1,1 +1,122 @@
-"""Run Triton-compiled GPU kernels straight through the driver API."""
+"""Run Triton-compiled GPU kernels straight through the driver API.
+
+The public names are imported on first use: ``import trlaunch`` loads neither torch, triton, cuda nor hip.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trlaunch._version import __version__
+
+if TYPE_CHECKING:
+    from trlaunch.artifact import Artifact, Level
+    from trlaunch.check import Finding, Report
+    from trlaunch.driver import Device
+    from trlaunch.errors import (
+        ArgumentError,
+        ArtifactError,
+        AssemblerError,
+        CheckError,
+        CheckWarning,
+        DeviceUnavailable,
+        DriverError,
+        EmulatorError,
+        FallbackWarning,
+        Fault,
+        ImageError,
+        MetadataError,
+        SignatureError,
+        TrlaunchError,
+        UnsupportedInstruction,
+    )
+    from trlaunch.image import Image, ImageKernel
+    from trlaunch.kernel import Kernel, Resources
+    from trlaunch.memory import DeviceArray, asarray, empty
+    from trlaunch.metadata import Metadata
+    from trlaunch.signature import Param, Signature
+    from trlaunch.target import Target
+    from trlaunch.tensor_descriptor import TensorDescriptor
+    from trlaunch.tensors import Pointer
+
+_MODULES = {
+    "artifact": ("Artifact", "Level"),
+    "check": ("Finding", "Report"),
+    "driver": ("Device",),
+    "errors": (
+        "ArgumentError",
+        "ArtifactError",
+        "AssemblerError",
+        "CheckError",
+        "CheckWarning",
+        "DeviceUnavailable",
+        "DriverError",
+        "EmulatorError",
+        "FallbackWarning",
+        "Fault",
+        "ImageError",
+        "MetadataError",
+        "SignatureError",
+        "TrlaunchError",
+        "UnsupportedInstruction",
+    ),
+    "image": ("Image", "ImageKernel"),
+    "kernel": ("Kernel", "Resources"),
+    "memory": ("DeviceArray", "asarray", "empty"),
+    "metadata": ("Metadata",),
+    "signature": ("Param", "Signature"),
+    "target": ("Target",),
+    "tensor_descriptor": ("TensorDescriptor",),
+    "tensors": ("Pointer",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ArgumentError",
+    "Artifact",
+    "ArtifactError",
+    "AssemblerError",
+    "CheckError",
+    "CheckWarning",
+    "Device",
+    "DeviceArray",
+    "DeviceUnavailable",
+    "DriverError",
+    "EmulatorError",
+    "FallbackWarning",
+    "Fault",
+    "Finding",
+    "Image",
+    "ImageError",
+    "ImageKernel",
+    "Kernel",
+    "Level",
+    "Metadata",
+    "MetadataError",
+    "Param",
+    "Pointer",
+    "Report",
+    "Resources",
+    "Signature",
+    "SignatureError",
+    "Target",
+    "TensorDescriptor",
+    "TrlaunchError",
+    "UnsupportedInstruction",
+    "__version__",
+    "asarray",
+    "empty",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trlaunch' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"trlaunch.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -39,8 +39,8 @@ class Level(str, Enum):
         return self in (Level.CUBIN, Level.HSACO)
 
 
-_EXTENSIONS = {f".{level.value}": level for level in Level if level not in (Level.PYTHON, Level.GLUON)}
-_EXTENSIONS[".py"] = Level.PYTHON
+_EXTENSIONS: dict[str, Level] = {f".{level.value}": level for level in Level}
+_EXTENSIONS[".py"] = Level.PYTHON  # and no file ends in .python or .gluon
 _BINARY_FIRST = (Level.CUBIN, Level.HSACO, Level.PTX, Level.AMDGCN, Level.LLIR, Level.TTGIR, Level.TTIR)
 
 # ELF machine numbers: the System V ABI registry of e_machine values.
@@ -129,7 +129,9 @@ class Artifact:
             except ValueError:
                 raise ArtifactError(f"level {level!r} does not exist: expected one of {_names()}") from None
             if found is not None and found is not level:
-                raise ArtifactError(f"content is {found}, level={level} was given: leave level out or give the right file")
+                raise ArtifactError(
+                    f"content is {found}, level={level} was given: leave level out or give the right file"
+                )
         return cls(level or found, data, None, _metadata(metadata))  # type: ignore[arg-type]
 
     @classmethod
@@ -163,10 +165,10 @@ class Artifact:
             path = directory / f"{stem}.{candidate}"
             if path.is_file():
                 return cls.from_file(path, found[stem])
-        there = ", ".join(sorted(p.suffix[1:] for p in directory.glob(f"{stem}.*") if p.suffix != ".json")) or "no level"
-        raise ArtifactError(
-            f"{stem} in {str(directory)!r} has {there}: expected {' or '.join(map(str, wanted))}"
+        there = (
+            ", ".join(sorted(p.suffix[1:] for p in directory.glob(f"{stem}.*") if p.suffix != ".json")) or "no level"
         )
+        raise ArtifactError(f"{stem} in {str(directory)!r} has {there}: expected {' or '.join(map(str, wanted))}")
 
     @property
     def text(self) -> str:
@@ -215,7 +217,9 @@ def detect(data: bytes) -> Level | None:
         machine = struct.unpack_from(">H" if data[5] == 2 else "<H", data, 18)[0]
         if machine in _ELF_MACHINES:
             return _ELF_MACHINES[machine]
-        raise ArtifactError(f"an ELF file for machine {machine}: expected 190 (EM_CUDA, a cubin) or 224 (EM_AMDGPU, hsaco)")
+        raise ArtifactError(
+            f"an ELF file for machine {machine}: expected 190 (EM_CUDA, a cubin) or 224 (EM_AMDGPU, hsaco)"
+        )
     if data[:4] == _FATBIN_MAGIC:
         raise ArtifactError("a CUDA fatbin: expected a cubin; take it out with `cuobjdump -xelf all FILE`")
     try:

@@ -15,7 +15,17 @@ from trlaunch.errors import DeviceUnavailable, FallbackWarning
 from trlaunch.image import Image
 from trlaunch.target import Target
 
-__all__ = ["Buffer", "Device", "DeviceProperties", "Driver", "Function", "LaunchConfig", "PackedArguments", "default_device", "get"]
+__all__ = [
+    "Buffer",
+    "Device",
+    "DeviceProperties",
+    "Driver",
+    "Function",
+    "LaunchConfig",
+    "PackedArguments",
+    "default_device",
+    "get",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class ImageKernel:
         Registers per thread.
     static_shared : int
         Statically allocated shared memory in bytes (what the driver reserves for itself included).
+    reserved_shared : int
+        The part of `static_shared` that is the driver's own; it does not count against the opt-in limit.
     local_bytes : int or None
         Local memory (stack frame) per thread in bytes.
     uses_dynamic_shared : bool or None
@@ -89,6 +91,7 @@ class ImageKernel:
     explicit_cluster: bool = False
     max_cluster: int | None = None
     spill_instructions: int | None = None
+    reserved_shared: int = 0
 
     @property
     def block_threads(self) -> int | None:

@@ -39,7 +39,9 @@ class DeviceArray:
         self.shape = _shape(shape)
         name = dtype_name(dtype)
         if name is None:
-            raise ArgumentError(f"dtype {dtype!r}: expected NumPy's, torch's or Triton's name, one of {', '.join(SCALARS)}")
+            raise ArgumentError(
+                f"dtype {dtype!r}: expected NumPy's, torch's or Triton's name, one of {', '.join(SCALARS)}"
+            )
         self.dtype = name
         self.nbytes = SCALARS[name].size
         for size in self.shape:
@@ -66,7 +68,10 @@ class DeviceArray:
         import numpy as np
 
         source = np.ascontiguousarray(array).reshape(self.shape if np.ndim(array) == 0 else np.shape(array))
-        if source.shape != self.shape or dtype_name(source.dtype) not in (self.dtype, dtype_name(numpy_dtype(self.dtype))):
+        if source.shape != self.shape or dtype_name(source.dtype) not in (
+            self.dtype,
+            dtype_name(numpy_dtype(self.dtype)),
+        ):
             raise ArgumentError(
                 f"expected an array of shape {self.shape} and dtype {numpy_dtype(self.dtype)}, "
                 f"found {source.shape} and {source.dtype}"

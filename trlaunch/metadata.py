@@ -236,12 +236,11 @@ class _Fields:
                 continue
             if not isinstance(entry, Mapping) or not _integers(entry.get("block_size"), low=1):
                 raise self._wrong("tensordesc_meta", expected)
-            numbers = [entry.get("elem_type"), entry.get("elem_size"), entry.get("swizzle")]
+            kind, size, swizzle = numbers = [entry.get(key) for key in ("elem_type", "elem_size", "swizzle")]
             if not _integers(numbers) or not 1 <= len(entry["block_size"]) <= 5:
                 raise self._wrong("tensordesc_meta", expected)
-            entries.append(
-                TensorDescriptorMeta(tuple(entry["block_size"]), *numbers, fp4_padded=bool(entry.get("fp4_padded")))
-            )
+            block = tuple(entry["block_size"])
+            entries.append(TensorDescriptorMeta(block, kind, size, swizzle, bool(entry.get("fp4_padded"))))
         return tuple(entries)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from trlaunch.errors import SignatureError
 from trlaunch.image import ImageKernel, ImageParam
 from trlaunch.metadata import Metadata
-from trlaunch.mlir import Function, find_function, split_list
+from trlaunch.mlir import Argument, find_function, split_list
 from trlaunch.scalars import SCALARS, from_llvm, from_mlir
 
 __all__ = ["Param", "Signature", "Source", "assemble", "category", "from_caller", "from_func", "from_llir", "from_ptx"]
@@ -129,15 +129,13 @@ class Signature:
     def table(self) -> str:
         """The parameters as text, a line each."""
         rows = [("#", "name", "type", "offset", "size", "role")]
-        rows += [
-            (str(p.index), p.name or "-", p.type or "?", str(p.offset), str(p.size), p.role) for p in self.params
-        ]
+        rows += [(str(p.index), p.name or "-", p.type or "?", str(p.offset), str(p.size), p.role) for p in self.params]
         widths = [max(len(row[i]) for row in rows) for i in range(6)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def category(type_name: str | None) -> str | None:
-    """``"pointer"``, ``"integer"``, ``"float"``, ``"byte"`` (fp8), ``"descriptor"``, or ``None`` for an unknown type."""
+    """``"pointer"``, ``"integer"``, ``"float"``, ``"byte"`` (fp8) or ``"descriptor"``; ``None``: unknown."""
     if type_name is None:
         return None
     if type_name.startswith("*"):
@@ -163,19 +161,22 @@ def from_func(text: str, kernel: str, label: str) -> Source | None:
     function = find_function(text, kernel)
     if function is None:
         return None
-    return Source(label, tuple(_func_slot(function, i) for i in range(len(function.arguments))), False)
+    names: dict[str, int] = {}
+    slots = []
+    for argument in function.arguments:
+        # Triton 3.5 to 3.7 give the parts of a tuple or a descriptor one name: the first keeps it, then x.1, x.2.
+        seen = names.get(argument.name or "", 0)
+        names[argument.name or ""] = seen + 1
+        slots.append(_func_slot(argument, f"{argument.name}.{seen}" if seen and argument.name else argument.name))
+    return Source(label, tuple(slots), False)
 
 
-def _func_slot(function: Function, index: int) -> Slot:
-    argument = function.arguments[index]
-    attributes = argument.attributes
-    if "tt.nv_tma_desc" in attributes:
-        return Slot(argument.name, "nvTmaDesc", TENSOR_MAP_BYTES)
+def _func_slot(argument: Argument, name: str | None) -> Slot:
+    if "tt.nv_tma_desc" in argument.attributes:
+        return Slot(name, "nvTmaDesc", TENSOR_MAP_BYTES)
     type_name = _mlir_type(argument.type)
-    divisibility = attributes.get("tt.divisibility", "1").partition(":")[0].strip()
-    return Slot(
-        argument.name, type_name, type_size(type_name), int(divisibility) if divisibility.isdigit() else 1, True
-    )
+    divisibility = argument.attributes.get("tt.divisibility", "1").partition(":")[0].strip()
+    return Slot(name, type_name, type_size(type_name), int(divisibility) if divisibility.isdigit() else 1, True)
 
 
 _TENSORDESC = re.compile(r"!tt\.tensordesc<(?:tensor<)?((?:\d+x)+)([A-Za-z]\w*)")

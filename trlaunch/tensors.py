@@ -302,12 +302,12 @@ _raw_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctype
 )
 
 
-@_Deleter
+@_Deleter  # type: ignore[untyped-decorator]
 def _delete(managed: int) -> None:
     _exported.pop(managed, None)
 
 
-@_Destructor
+@_Destructor  # type: ignore[untyped-decorator]
 def _destroy(capsule: int) -> None:
     # A consumer renames the capsule to "used_dltensor" and calls the deleter itself.
     if _capsule_is_valid(capsule, b"dltensor"):

@@ -1,0 +1,625 @@
+"""Kernel: one kernel of one artifact, ready to launch on any device that can run it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trlaunch import streams
+from trlaunch.artifact import Artifact, Level
+from trlaunch.check import Finding, Report, Subject, audit, audit_grid
+from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchConfig, default_device, get
+from trlaunch.errors import (
+    ArgumentError,
+    ArtifactError,
+    AssemblerError,
+    CheckError,
+    CheckWarning,
+    FallbackWarning,
+    SignatureError,
+)
+from trlaunch.image import Image, ImageKernel
+from trlaunch.metadata import Metadata
+from trlaunch.packing import Packer, flatten
+from trlaunch.signature import Signature, Source, assemble, from_caller, from_func, from_llir, from_ptx
+from trlaunch.target import Target
+from trlaunch.tensor_descriptor import TensorDescriptor
+from trlaunch.tensors import is_tensor, view
+
+__all__ = ["Kernel", "Resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a kernel takes on a device.
+
+    Attributes
+    ----------
+    registers : int or None
+        Per thread.
+    local_bytes : int or None
+        Local memory per thread in bytes: stack frame and spilled registers.
+    spill_instructions : int or None
+        Instructions that store or reload spilled registers, where the image lists them.
+    static_shared, dynamic_shared : int
+        Bytes a block.
+    threads : int
+        A block.
+    ctas_per_multiprocessor : int or None
+        Blocks that are resident on one multiprocessor at a time.
+    """
+
+    registers: int | None
+    local_bytes: int | None
+    spill_instructions: int | None
+    static_shared: int
+    dynamic_shared: int
+    threads: int
+    ctas_per_multiprocessor: int | None
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """A kernel on one device."""
+
+    driver: Driver
+    properties: DeviceProperties
+    subject: Subject
+    packer: Packer
+    findings: tuple[Finding, ...]
+    function: Function | None = None
+    grids: set[tuple[int, int, int]] = field(default_factory=set)
+
+    @property
+    def device(self) -> Device:
+        return self.properties.device
+
+
+class Kernel:
+    """One kernel, launched straight through the driver.
+
+    Made by `from_file`, `from_bytes` or `from_cache`. A kernel works on several devices and from several threads; it
+    is loaded on a device when it is first launched there.
+
+    Attributes
+    ----------
+    name : str
+        Its symbol.
+    artifact : Artifact
+    metadata : Metadata or None
+    image : Image
+        What the artifact says about itself.
+    entry : ImageKernel
+        This kernel in it.
+    signature : Signature
+        Its parameters, laid out as in `image`.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        name: str | None = None,
+        signature: Mapping[str, Any] | Sequence[Any] | str | None = None,
+        device: str | Device | None = None,
+        shared: int | None = None,
+        check: str = "error",
+    ) -> None:
+        if check not in ("error", "warn"):
+            raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
+        self.artifact = artifact
+        self.metadata = artifact.metadata
+        self.image = _read_image(artifact)
+        self.entry = self.image.kernel(name or _name_in(self.metadata, self.image))
+        self.name = self.entry.name
+        self._given_signature = signature
+        self._given_device = None if device is None else Device.parse(device)
+        self._given_shared = shared
+        self._check = check
+        self._texts = _text_siblings(artifact)
+        self.signature = self._signature_of(self.entry, str(artifact.level))
+        self._lock = threading.Lock()
+        self._loaded: dict[Device, _Loaded] = {}
+
+    # --- where kernels come from -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
+        *,
+        name: str | None = None,
+        signature: Mapping[str, Any] | Sequence[Any] | str | None = None,
+        device: str | Device | None = None,
+        shared: int | None = None,
+        check: str = "error",
+    ) -> Kernel:
+        """A kernel from a cubin or PTX file.
+
+        Parameters
+        ----------
+        path : path
+        metadata : path, mapping or Metadata, optional
+            Triton's JSON; left out, ``<stem>.json`` beside the file.
+        name : str, optional
+            Symbol; left out, the metadata's, else the only one of the image.
+        signature : mapping, sequence or str, optional
+            Triton's types of the user's parameters, by name or in order.
+        device : str, optional
+            ``"cuda:1"``, ``"emulator"``; left out, the device of the arguments, else the GPU if there is one, else
+            the emulator.
+        shared : int, optional
+            Dynamic shared memory in bytes, over the metadata's.
+        check : {"error", "warn"}
+            Whether an error of the audit refuses a launch.
+
+        Raises
+        ------
+        ArtifactError, MetadataError, ImageError, SignatureError
+            The files cannot be read or do not belong together.
+        """
+        artifact = Artifact.from_file(path, metadata)
+        return cls(artifact, name=name, signature=signature, device=device, shared=shared, check=check)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes | bytearray | memoryview | str,
+        metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
+        *,
+        level: Level | str | None = None,
+        name: str | None = None,
+        signature: Mapping[str, Any] | Sequence[Any] | str | None = None,
+        device: str | Device | None = None,
+        shared: int | None = None,
+        check: str = "error",
+    ) -> Kernel:
+        """A kernel from a cubin or PTX at hand; the parameters are `from_file`'s."""
+        artifact = Artifact.from_bytes(data, metadata, level)
+        return cls(artifact, name=name, signature=signature, device=device, shared=shared, check=check)
+
+    @classmethod
+    def from_cache(
+        cls,
+        directory: str | Path,
+        *,
+        name: str | None = None,
+        level: Level | str | None = None,
+        signature: Mapping[str, Any] | Sequence[Any] | str | None = None,
+        device: str | Device | None = None,
+        shared: int | None = None,
+        check: str = "error",
+    ) -> Kernel:
+        """A kernel from a folder of Triton's cache; `level` chooses the file, the binary by default."""
+        artifact = Artifact.from_cache(directory, name, level)
+        return cls(artifact, signature=signature, device=device, shared=shared, check=check)
+
+    # --- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def level(self) -> Level:
+        """Level of the artifact it came from."""
+        return self.artifact.level
+
+    @property
+    def target(self) -> Target:
+        """What it was compiled for."""
+        return self.image.target
+
+    @property
+    def threads(self) -> int | None:
+        """Threads a block: the metadata's warps, else what the image was compiled for."""
+        if self.metadata is not None and self.metadata.num_warps is not None:
+            return self.metadata.num_warps * self.target.warp_size
+        return self.entry.block_threads
+
+    @property
+    def shared(self) -> int | None:
+        """Dynamic shared memory in bytes that a launch asks for; ``None`` when nothing states it."""
+        if self._given_shared is not None:
+            return self._given_shared
+        if self.metadata is not None and self.metadata.shared is not None:
+            return self.metadata.shared
+        return 0 if self.entry.uses_dynamic_shared is False else None
+
+    def resources(self, device: str | Device | None = None) -> Resources:
+        """Registers, spills, shared memory and occupancy on a device.
+
+        Raises
+        ------
+        CheckError
+            The kernel cannot run there.
+        """
+        loaded = self._load(self._choose(device, ()))
+        function = self._function(loaded)
+        stated = loaded.driver.resources(function)
+        config = self._config((1, 1, 1), 0)
+        entry = loaded.subject.entry
+        return Resources(
+            registers=stated.get("registers", entry.registers),
+            local_bytes=stated.get("local_bytes", entry.local_bytes),
+            spill_instructions=entry.spill_instructions,
+            static_shared=stated.get("static_shared", entry.static_shared),
+            dynamic_shared=config.shared,
+            threads=config.block[0],
+            ctas_per_multiprocessor=loaded.driver.occupancy(function, config),
+        )
+
+    def check(self, grid: int | Sequence[int] | None = None, device: str | Device | None = None) -> Report:
+        """Audit image, metadata, signature and device; the driver is asked for limits and occupancy, never to launch.
+
+        Parameters
+        ----------
+        grid : int or sequence of int, optional
+            As for `launch`; without it nothing is said about the grid.
+        device : str, optional
+            As for `launch`.
+        """
+        loaded = self._load(self._choose(device, ()))
+        findings = loaded.findings
+        if grid is not None:
+            findings += self._audit_grid(loaded, self._ctas(_grid(grid)))
+        return self._report(loaded, findings)
+
+    # --- launching ---------------------------------------------------------------------------------------------------
+
+    def launch(
+        self,
+        grid: int | Sequence[int],
+        *args: Any,
+        stream: Any = None,
+        device: str | Device | None = None,
+        **named: Any,
+    ) -> None:
+        """Check, pack and launch.
+
+        Parameters
+        ----------
+        grid : int or sequence of int
+            Programs along x, y, z, as in Triton's ``kernel[grid]``; a grid of no programs launches nothing.
+        *args
+            The user's arguments in order: tensors (DLPack, ``__cuda_array_interface__``, ``data_ptr()``, NumPy on the
+            emulator), numbers, `trlaunch.TensorDescriptor`, `trlaunch.Pointer`; tuples are flattened. Constexpr
+            arguments, and integers that the compiler specialised to 1, are not passed.
+        stream : object, optional
+            See `trlaunch.streams.handle`; left out, torch's current stream if a torch tensor is among the arguments,
+            else the default stream.
+        device : str, optional
+            Left out, where the arguments are, else the kernel's own device, else the default one.
+        **named
+            Arguments by name, where the names are known.
+
+        Raises
+        ------
+        CheckError
+            The image, the metadata or the device says that this cannot run.
+        ArgumentError
+            An argument does not fit its parameter.
+        DriverError
+            The driver refused.
+        Fault
+            The kernel died on the emulator.
+        """
+        shape = _grid(grid)
+        values = (*args, *named.values()) if named else args
+        loaded = self._load(self._choose(device, values))
+        handle = self._stream(stream, values, loaded.device)
+        ctas = self._ctas(shape)
+        packed = loaded.packer.pack(args, named, driver=loaded.driver, device=loaded.device, stream=handle)
+        if 0 in shape:
+            return
+        self._refuse(loaded, ctas)
+        config = self._config(ctas, handle)
+        function = self._function(loaded)
+        scratch = self._scratch(loaded, config)
+        if not scratch:
+            loaded.driver.launch(function, config, packed)
+            return
+        try:
+            hidden = dict(scratch)
+            packed = loaded.packer.fill_hidden(packed, hidden)
+            loaded.driver.launch(function, config, packed)
+        finally:
+            for _, address in scratch:
+                loaded.driver.free_scratch(address, loaded.device.ordinal, config.stream)
+
+    # --- steps of a launch -------------------------------------------------------------------------------------------
+
+    def _choose(self, device: str | Device | None, values: Sequence[Any]) -> Device:
+        """The device asked for, else the one the arguments are on, else the kernel's, else the default."""
+        if device is not None:
+            return Device.parse(device)
+        if self._given_device is not None:
+            return self._given_device
+        place = _place_of(values)
+        if place is not None:
+            return Device.parse(place)
+        return default_device()
+
+    def _stream(self, stream: Any, values: Sequence[Any], device: Device) -> int:
+        if device.driver == "emulator":
+            return 0
+        if stream is not None:
+            return streams.handle(stream)
+        return streams.current_torch_stream(flatten(values), device.ordinal) or 0
+
+    def _ctas(self, grid: tuple[int, int, int]) -> tuple[int, int, int]:
+        """CTAs along each axis: Triton counts programs, and a program is a cluster."""
+        cluster = self.metadata.cluster if self.metadata else (1, 1, 1)
+        return (grid[0] * cluster[0], grid[1] * cluster[1], grid[2] * cluster[2])
+
+    def _config(self, ctas: tuple[int, int, int], stream: int) -> LaunchConfig:
+        metadata = self.metadata
+        return LaunchConfig(
+            grid=ctas,
+            block=(self.threads or 1, 1, 1),
+            cluster=metadata.cluster if metadata else (1, 1, 1),
+            shared=self.shared or 0,
+            cooperative=metadata.cooperative if metadata else False,
+            pdl=metadata.pdl if metadata else False,
+            stream=stream,
+        )
+
+    def _scratch(self, loaded: _Loaded, config: LaunchConfig) -> list[tuple[str, int]]:
+        metadata, granted = self.metadata, []
+        if metadata is None:
+            return []
+        ctas = config.grid[0] * config.grid[1] * config.grid[2]
+        for param in loaded.subject.signature.hidden:
+            size = getattr(metadata, f"{param.role}_size", None)
+            if size:
+                align = getattr(metadata, f"{param.role}_align")
+                ordinal = loaded.device.ordinal
+                address = loaded.driver.allocate_scratch(size * ctas, align, ordinal, config.stream)
+                if param.role == "profile_scratch":  # as Triton's default allocator does: the profiler adds to it
+                    loaded.driver.clear(address, size * ctas, ordinal, config.stream)
+                granted.append((param.role, address))
+        return granted
+
+    # --- the audit ---------------------------------------------------------------------------------------------------
+
+    def _refuse(self, loaded: _Loaded, ctas: tuple[int, int, int]) -> None:
+        """Raise (or warn) when the launch cannot run; what was found right once is not asked again."""
+        if ctas in loaded.grids:
+            return
+        findings = loaded.findings
+        if not any(f.severity == "error" for f in findings):
+            findings += self._audit_grid(loaded, ctas)
+        report = self._report(loaded, findings)
+        if not report.ok:
+            text = "; ".join(
+                f"{f.rule}: {f.message}; {f.hint}" if f.hint else f"{f.rule}: {f.message}" for f in report.errors
+            )
+            message = f"{self.name} was not launched on {loaded.device}: {text}"
+            if self._check == "error":
+                raise CheckError(message, report)
+            warnings.warn(message.replace("was not launched", "should not be launched"), CheckWarning, stacklevel=4)
+        if len(loaded.grids) < 4096:
+            loaded.grids.add(ctas)
+
+    def _audit_grid(self, loaded: _Loaded, ctas: tuple[int, int, int]) -> tuple[Finding, ...]:
+        cooperative = self.metadata.cooperative if self.metadata else False
+
+        def occupancy() -> int:
+            return loaded.driver.occupancy(self._function(loaded), self._config(ctas, 0))
+
+        usable = all(f.severity != "error" for f in loaded.findings)
+        return audit_grid(loaded.subject, ctas, cooperative, occupancy if usable else None)
+
+    def _report(self, loaded: _Loaded, findings: tuple[Finding, ...]) -> Report:
+        image = loaded.subject.image
+        title = f"{self.name} ({image.format}, {image.target}) on {loaded.device} ({loaded.properties.name})"
+        return Report(title, findings)
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    def _load(self, device: Device) -> _Loaded:
+        loaded = self._loaded.get(device)
+        if loaded is not None:
+            return loaded
+        with self._lock:
+            loaded = self._loaded.get(device)
+            if loaded is None:
+                loaded = self._loaded[device] = self._audited(device)
+            return loaded
+
+    def _audited(self, device: Device) -> _Loaded:
+        driver = get(device.driver)
+        properties = driver.properties(device.ordinal)
+        image, driver_compiles = self._image_for(properties)
+        entry = image.kernel(self.name)
+        signature = self.signature if image is self.image else self._signature_of(entry, image.format)
+        ttgir = self._texts.get(Level.TTGIR)
+        path = self.artifact.path
+        subject = Subject(
+            image=image,
+            entry=entry,
+            metadata=self.metadata,
+            signature=signature,
+            device=properties,
+            shared=self.shared,
+            shared_given=self._given_shared is not None,
+            threads=self.threads,
+            ttgir=ttgir,
+            stem=path.stem if path else None,
+            folder=path.parent.name if path else None,
+            driver_compiles=driver_compiles,
+        )
+        packer = Packer(self.name, signature, self.metadata)
+        return _Loaded(driver, properties, subject, packer, audit(subject))
+
+    def _function(self, loaded: _Loaded) -> Function:
+        if loaded.function is None:
+            function = loaded.driver.load(loaded.subject.image, self.name, loaded.device.ordinal)
+            loaded.driver.prepare(function, self.shared or 0)
+            loaded.function = function
+        return loaded.function
+
+    def _image_for(self, properties: DeviceProperties) -> tuple[Image, bool]:
+        """The image that a device loads, and whether the driver will compile it."""
+        if properties.device.driver == "emulator":
+            return self._ptx_image(), False
+        if self.image.format != "ptx":
+            return self.image, False
+        from trlaunch.cuda.assembler import assemble as assemble_ptx
+        from trlaunch.cuda.image import read_image
+
+        target = self.image.target
+        if not target.suffix and properties.target.capability >= target.capability:
+            target = properties.target  # PTX without suffix is compiled for the device at hand
+        try:
+            assembled = assemble_ptx(self.artifact.data, target, driver_version=properties.driver_version)
+        except AssemblerError as error:
+            if error.log:  # ptxas read the text and rejected it
+                raise
+            warnings.warn(
+                f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
+                FallbackWarning,
+                stacklevel=6,
+            )
+            return self.image, True
+        return read_image(assembled.cubin), False
+
+    def _ptx_image(self) -> Image:
+        """PTX for the emulator: the artifact's own, else the one beside it."""
+        if self.image.format == "ptx":
+            return self.image
+        beside = self.artifact.sibling(Level.PTX)
+        if beside is None:
+            raise ArtifactError(
+                f"{self.artifact.label} is a {self.level} and the emulator executes PTX: expected "
+                f"{self.artifact.path.stem if self.artifact.path else self.name}.ptx beside it, found none; "
+                f"give the .ptx, or run on a GPU"
+            )
+        if self.artifact.path is not None and self._given_device is None:
+            warnings.warn(
+                f"{self.artifact.label} needs a GPU: {beside.label} beside it is executed by the emulator",
+                FallbackWarning,
+                stacklevel=6,
+            )
+        from trlaunch.emulator.image import read_image
+
+        return read_image(beside.data)
+
+    def _signature_of(self, entry: ImageKernel, label: str) -> Signature:
+        sources: list[Source | None] = []
+        if self._given_signature is not None:
+            sources.append(from_caller(self._given_signature, entry))
+        for level, text in self._texts.items():
+            if level in (Level.TTGIR, Level.TTIR):
+                sources.append(from_func(text, entry.name, str(level)))
+            elif level is Level.LLIR:
+                sources.append(from_llir(text, entry.name))
+        ptx = self._ptx_entry(entry)
+        if ptx is not None:
+            sources.append(from_ptx(ptx))
+        found = [source for source in sources if source is not None]
+        try:
+            return assemble(entry, label, self.metadata, found)
+        except SignatureError as error:
+            raise SignatureError(f"{entry.name} in {self.artifact.label}: {error}") from None
+
+    def _ptx_entry(self, entry: ImageKernel) -> ImageKernel | None:
+        """The kernel in the PTX at hand, the artifact's own or the one beside it."""
+        if self.image.format == "ptx":
+            return self.image.kernels.get(entry.name)
+        text = self._texts.get(Level.PTX)
+        if text is None:
+            return None
+        from trlaunch.emulator.image import read_image
+
+        return read_image(text).kernels.get(entry.name)
+
+    def __repr__(self) -> str:
+        return f"trlaunch.Kernel({self.name!r}, {self.level}, {self.target})"
+
+
+def _read_image(artifact: Artifact) -> Image:
+    if artifact.level is Level.CUBIN:
+        from trlaunch.cuda.image import read_image
+
+        return read_image(artifact.data)
+    if artifact.level is Level.PTX:
+        from trlaunch.emulator.image import read_image as read_ptx
+
+        return read_ptx(artifact.text)
+    ready = [level for level in (Level.CUBIN, Level.PTX) if level in artifact.siblings]
+    beside = f"; {artifact.siblings[ready[0]].name} beside it can be" if ready else ""
+    raise ArtifactError(
+        f"{artifact.label} is {artifact.level}, which this version cannot launch (expected cubin or ptx){beside}"
+    )
+
+
+def _name_in(metadata: Metadata | None, image: Image) -> str | None:
+    """The metadata's name, unless the image has one kernel of another name: the audit reports that pair."""
+    if metadata is None or metadata.name is None:
+        return None
+    if metadata.name not in image.kernels and len(image.kernels) == 1:
+        return None
+    return metadata.name
+
+
+def _text_siblings(artifact: Artifact) -> dict[Level, str]:
+    """The text levels beside an artifact (its own included), those with the most to say first."""
+    texts: dict[Level, str] = {}
+    for level in (Level.TTGIR, Level.TTIR, Level.LLIR, Level.PTX):
+        if artifact.level is level:
+            texts[level] = artifact.text
+        elif level in artifact.siblings:
+            beside = artifact.sibling(level)
+            if beside is not None:
+                texts[level] = beside.text
+    return texts
+
+
+def _grid(grid: int | Sequence[int]) -> tuple[int, int, int]:
+    try:
+        sizes = [int(grid)] if hasattr(grid, "__index__") else [int(size.__index__()) for size in grid]
+    except (TypeError, AttributeError):
+        sizes = []
+    if not 1 <= len(sizes) <= 3 or any(size < 0 for size in sizes):
+        raise ArgumentError(f"grid={grid!r:.60}: expected an int or one to three ints, none negative")
+    x, y, z = (*sizes, 1, 1)[:3]
+    return (x, y, z)
+
+
+def _place_of(values: Sequence[Any]) -> str | None:
+    """The GPU that the first tensor on one is on."""
+    for value in flatten(values):
+        if isinstance(value, (int, float)):
+            continue
+        descriptor = TensorDescriptor.of(value)
+        tensor = descriptor.tensor if descriptor is not None else value
+        device = getattr(tensor, "device", None)
+        kind, index = getattr(device, "type", None), getattr(device, "index", None)
+        if kind == "cuda":
+            return f"cuda:{index or 0}"
+        if not is_tensor(tensor):
+            continue
+        own = getattr(tensor, "__trlaunch_view__", None)
+        if own is not None:
+            return str(own().place)
+        if hasattr(tensor, "__cuda_array_interface__") or _dlpack_cuda(tensor):
+            return _owner(tensor)
+    return None
+
+
+def _dlpack_cuda(tensor: Any) -> bool:
+    device = getattr(type(tensor), "__dlpack_device__", None)
+    return device is not None and int(device(tensor)[0]) == 2
+
+
+def _owner(tensor: Any) -> str | None:
+    try:
+        found = view(tensor)
+    except TypeError:
+        return None  # packing reports it with the parameter's name
+    if found.place is not None:
+        return found.place if found.place.startswith("cuda") else None
+    owner = get("cuda").device_of_pointer(found.address)
+    return None if owner is None else f"cuda:{owner}"
