@@ -47,8 +47,8 @@ _BINARY_FIRST = (Level.CUBIN, Level.HSACO, Level.PTX, Level.AMDGCN, Level.LLIR, 
 _ELF_MACHINES = {190: Level.CUBIN, 224: Level.HSACO}
 _FATBIN_MAGIC = b"\x50\xed\x55\xba"
 
-# First match wins. A TTGIR module is one whose attributes or encodings are of the TritonGPU dialect, which was
-# called triton_gpu up to Triton 3.2 and ttg from 3.3 on.
+# First match wins. TTIR and TTGIR differ by the module's attributes: TTIR may hold single TritonGPU operations. The
+# dialect was called triton_gpu up to Triton 3.2 and is ttg from 3.3 on.
 _TEXT_MARKS = (
     (Level.AMDGCN, re.compile(r"^[ \t]*\.amdgcn_target\b", re.M)),
     (Level.PTX, re.compile(r"^[ \t]*\.version[ \t]+\d+\.\d+\s+\.target[ \t]+sm_\d+", re.M)),
@@ -58,7 +58,7 @@ _TEXT_MARKS = (
     (Level.GLUON, re.compile(r"^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b", re.M)),
     (Level.PYTHON, re.compile(r"^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b", re.M)),
 )
-_GPU_DIALECT = re.compile(r"#?\b(?:ttg|triton_gpu)\.")
+_GPU_MODULE = re.compile(r'"(?:ttg|triton_gpu)\.num-warps"\s*=')
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def detect(data: bytes) -> Level | None:
     for level, mark in _TEXT_MARKS:
         if mark.search(text):
             if level is Level.TTGIR:
-                return Level.TTGIR if _GPU_DIALECT.search(text) else Level.TTIR
+                return Level.TTGIR if _GPU_MODULE.search(text) else Level.TTIR
             return level
     return None
 

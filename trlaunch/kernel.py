@@ -212,6 +212,11 @@ class Kernel:
         return self.image.target
 
     @property
+    def device(self) -> Device:
+        """Where a launch goes whose arguments are on no GPU: the device given, else the default one."""
+        return self._choose(None, ())
+
+    @property
     def threads(self) -> int | None:
         """Threads a block: the metadata's warps, else what the image was compiled for."""
         if self.metadata is not None and self.metadata.num_warps is not None:
