@@ -100,6 +100,8 @@ class Subject:
     ----------
     image, entry
         The binary as it will be loaded, and the kernel in it.
+    source_target : Target
+        What the artifact is for; PTX may have been assembled for a later device.
     metadata : Metadata or None
     signature : Signature
     device : DeviceProperties
@@ -119,6 +121,7 @@ class Subject:
 
     image: Image
     entry: ImageKernel
+    source_target: Target
     metadata: Metadata | None
     signature: Signature
     device: DeviceProperties
@@ -171,11 +174,12 @@ def runs_on(target: Target, device: Target, *, text: bool = False) -> str | None
 def _architecture(s: Subject) -> Iterator[Finding]:
     target, device = s.image.target, s.device.target
     stated = s.metadata.target if s.metadata else None
-    if stated is not None and (stated.backend, stated.arch) != (target.backend, target.arch):
+    source = s.source_target
+    if stated is not None and (stated.backend, stated.arch) != (source.backend, source.arch):
         yield Finding(
             "metadata-target",
             "error",
-            f"the {s.image.format} is for {target}, the metadata's target is {stated}",
+            f"the artifact is for {source}, the metadata's target is {stated}",
             "the two are not of one compilation: give the JSON that was written with this file",
         )
     if s.device.device.driver == "emulator":

@@ -444,6 +444,7 @@ class Kernel:
         subject = Subject(
             image=image,
             entry=entry,
+            source_target=self.image.target,
             metadata=self.metadata,
             signature=signature,
             device=properties,
