@@ -80,7 +80,7 @@ def choose() -> tuple[driver.Device, str, str]:
 def run(case: Case, device: driver.Device, file: Path) -> tuple[trlaunch.Kernel, float, float]:
     """Launch on arrays of the device; the kernel, the best time in seconds and the largest absolute error."""
     kernel = trlaunch.Kernel.from_file(file, device=device)
-    arguments = [trlaunch.asarray(a, device) if isinstance(a, np.ndarray) else a for a in case.arguments]
+    arguments = [trlaunch.asarray(a, device=device) if isinstance(a, np.ndarray) else a for a in case.arguments]
     times = []
     for _ in range(case.repeats):
         start = time.perf_counter()
@@ -113,14 +113,14 @@ def main() -> int:
         kernel, seconds, error = run(case, device, ARTIFACTS / folder / f"{case.file}.{level}")
         wrong = not error <= case.tolerance  # a NaN is wrong too
         failed |= wrong
-        registers = kernel.resources().get("registers")
+        resources = kernel.resources(device)
         table.add_row(
             case.title,
             str(device),
             str(kernel.level),
             " x ".join(map(str, case.grid)),
-            "-" if registers is None else str(registers),
-            f"{kernel.metadata.shared or 0:,} B",
+            "-" if resources.registers is None else str(resources.registers),
+            f"{resources.dynamic_shared + resources.static_shared:,} B",
             f"{seconds * 1e3:.3f} ms",
             f"{error:.2e}",
             f"[red]WRONG, at most {case.tolerance:g}[/]" if wrong else "[green]as NumPy[/]",
@@ -128,7 +128,7 @@ def main() -> int:
     console.print(table)
 
     files = [ARTIFACTS / folder / f"{name}.{level}" for name in ("matmul_kernel", "add_kernel")]
-    arguments = [trlaunch.asarray(a, device) if isinstance(a, np.ndarray) else a for a in matmul().arguments]
+    arguments = [trlaunch.asarray(a, device=device) if isinstance(a, np.ndarray) else a for a in matmul().arguments]
     for what, file, metadata in wrong_launches(*files):
         console.print(f"\nWrong on purpose: {what}", style="bold")
         try:

@@ -29,7 +29,7 @@ def check(
         kernel = open_kernel(file, metadata, name, signature, device)
         report = kernel.check(sizes)
         if as_json:
-            print_json({"kernel": kernel.name, "device": str(kernel.device), **report.to_dict()})
+            print_json({"kernel": kernel.name, **report.to_dict()})
         else:
             typer.echo(str(report))
         if not report.ok:

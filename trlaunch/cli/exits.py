@@ -55,7 +55,7 @@ def reporting(as_json: bool) -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = _note
+        warnings.showwarning = _Notes()
         try:
             yield
         except TrlaunchError as error:
@@ -66,8 +66,17 @@ def reporting(as_json: bool) -> Iterator[None]:
             raise typer.Exit(code) from None
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
-    sys.stderr.write(f"note: {message}\n")
+class _Notes:
+    """Writes each warning once."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if text not in self._seen:
+            self._seen.add(text)
+            sys.stderr.write(f"note: {text}\n")
 
 
 def _log(error: TrlaunchError) -> str:

@@ -30,11 +30,11 @@ def facts(rows: Iterable[tuple[str, Any]]) -> None:
     Console().print(grid)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; columns of which every value is ``None`` are left out."""
     cells = [list(row) for row in rows]
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in cells)]
-    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i in kept:
         numeric = all(isinstance(row[i], (int, float)) or row[i] is None for row in cells)
         shown.add_column(columns[i], justify="right" if numeric else "left", overflow="fold")

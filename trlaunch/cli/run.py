@@ -21,6 +21,7 @@ from trlaunch.cli.arguments import GENERATORS, ArgumentSpec, UsageError, as_floa
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import facts, print_json, table
+from trlaunch.driver import Device
 
 __all__ = ["run"]
 
@@ -45,6 +46,26 @@ class _Argument:
         return self.key if isinstance(self.key, str) else f"arg{self.key}"
 
 
+class _Launch:
+    """A launch that can be repeated."""
+
+    def __init__(
+        self, kernel: trlaunch.Kernel, device: Device, grid: tuple[int, ...], arguments: Sequence[_Argument]
+    ) -> None:
+        self.kernel = kernel
+        self.device = device
+        self.grid = grid
+        self.arguments = arguments
+        self._positional, self._named = _order(arguments)
+
+    def timed(self) -> float:
+        """Launch; seconds until the device is done."""
+        start = time.perf_counter()
+        self.kernel.launch(self.grid, *self._positional, device=self.device, **self._named)
+        driver.get(self.device.driver).synchronize(self.device.ordinal)
+        return time.perf_counter() - start
+
+
 def run(
     file: File,
     grid: Annotated[str, typer.Option("--grid", "-g", help="CTAs along x, y, z: 8,8.", metavar="X,Y,Z")],
@@ -67,24 +88,21 @@ def run(
         if save is not None and not save.parent.is_dir():
             raise UsageError(f"--save {str(save)!r}: there is no folder {str(save.parent)!r}")
         kernel = open_kernel(file, metadata, name, signature, device)
-        arguments = _materialise(kernel, specs)
-        positional, named = _order(arguments)
-
-        start = time.perf_counter()
-        kernel.launch(sizes, *positional, **named)
-        _synchronize(kernel)
-        first = time.perf_counter() - start
+        place = driver.default_device() if device is None else Device.parse(device)
+        arguments = _materialise(kernel, specs, place)
+        launch = _Launch(kernel, place, sizes, arguments)
+        first = launch.timed()
         for argument in arguments:
             if argument.before is not None:
                 argument.after = argument.value.numpy()
-        times = [_timed(kernel, sizes, positional, named) for _ in range(repeat)]
+        times = [launch.timed() for _ in range(repeat)]
         if save is not None:
             _save(save, {a.label: a.after for a in arguments if a.after is not None})
-        (_show_json if as_json else _show)(kernel, sizes, arguments, first, times)
+        (_show_json if as_json else _show)(launch, first, times)
 
 
-def _materialise(kernel: trlaunch.Kernel, specs: Sequence[ArgumentSpec]) -> list[_Argument]:
-    """Make every argument, arrays on the kernel's device; positions become names where these are known."""
+def _materialise(kernel: trlaunch.Kernel, specs: Sequence[ArgumentSpec], device: Device) -> list[_Argument]:
+    """Make every argument, arrays on the device; positions become names where these are known."""
     names = [p.name for p in kernel.signature.user]
     arguments: list[_Argument] = []
     for i, spec in enumerate(specs):
@@ -96,7 +114,7 @@ def _materialise(kernel: trlaunch.Kernel, specs: Sequence[ArgumentSpec]) -> list
         value = spec.value(default_seed=i)
         array = value if isinstance(value, np.ndarray) else None
         if array is not None:
-            value = trlaunch.asarray(array, spec.type, device=kernel.device)
+            value = trlaunch.asarray(array, spec.type, device=device)
         elif value is None:
             value = trlaunch.Pointer(0)
         arguments.append(_Argument(key, spec, array, value))
@@ -110,19 +128,6 @@ def _order(arguments: Sequence[_Argument]) -> tuple[list[Any], dict[str, Any]]:
         raise UsageError(f"argument {missing[0]} is missing: expected positions 0 to {max(by_position)} without a gap")
     named = {a.key: a.value for a in arguments if isinstance(a.key, str)}
     return [by_position[i] for i in range(len(by_position))], named
-
-
-def _synchronize(kernel: trlaunch.Kernel) -> None:
-    driver.get(kernel.device.driver).synchronize(kernel.device.ordinal)
-
-
-def _timed(
-    kernel: trlaunch.Kernel, grid: tuple[int, ...], positional: Sequence[Any], named: Mapping[str, Any]
-) -> float:
-    start = time.perf_counter()
-    kernel.launch(grid, *positional, **named)
-    _synchronize(kernel)
-    return time.perf_counter() - start
 
 
 def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -155,35 +160,22 @@ def _summary(argument: _Argument) -> dict[str, Any]:
     return described
 
 
-def _show_json(
-    kernel: trlaunch.Kernel,
-    grid: tuple[int, ...],
-    arguments: Sequence[_Argument],
-    first: float,
-    times: Sequence[float],
-) -> None:
+def _show_json(launch: _Launch, first: float, times: Sequence[float]) -> None:
     print_json(
         {
-            "kernel": kernel.name,
-            "device": str(kernel.device),
-            "level": str(kernel.level),
-            "grid": list(grid),
-            "arguments": [_summary(a) for a in arguments],
+            "kernel": launch.kernel.name,
+            "level": str(launch.kernel.level),
+            "device": str(launch.device),
+            "grid": list(launch.grid),
+            "arguments": [_summary(a) for a in launch.arguments],
             "first_launch_s": first,
             "repeats_s": list(times),
         }
     )
 
 
-def _show(
-    kernel: trlaunch.Kernel,
-    grid: tuple[int, ...],
-    arguments: Sequence[_Argument],
-    first: float,
-    times: Sequence[float],
-) -> None:
-    rows = [_summary(a) for a in arguments]
-    columns = ("argument", "given", "dtype", "shape", "changed", "min", "max", "nan")
+def _show(launch: _Launch, first: float, times: Sequence[float]) -> None:
+    rows = [_summary(a) for a in launch.arguments]
     for row in rows:
         if "shape" in row:
             row["shape"] = "x".join(map(str, row["shape"]))
@@ -192,13 +184,15 @@ def _show(
     spread = f"{min(times) * 1e3:.3f} ms best, {statistics.median(times) * 1e3:.3f} ms median" if times else None
     facts(
         [
-            ("kernel", kernel.name),
-            ("device", kernel.device),
-            ("level", kernel.level),
-            ("grid", " x ".join(map(str, grid))),
+            ("kernel", launch.kernel.name),
+            ("level", launch.kernel.level),
+            ("device", launch.device),
+            ("grid", " x ".join(map(str, launch.grid))),
             ("first launch", f"{first * 1e3:.3f} ms, loading included"),
             (f"{len(times)} more", spread),
         ]
     )
+    columns = ("argument", "given", "dtype", "shape", "changed", "min", "max", "nan")
     if rows:
-        table("", columns, [[row.get(column) for column in columns] for row in rows])
+        typer.echo()
+        table(columns, [[row.get(column) for column in columns] for row in rows])
