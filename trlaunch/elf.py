@@ -28,13 +28,24 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _IDENT = 16
 
 _SHT_SYMTAB, _SHT_STRTAB, _SHT_RELA, _SHT_NOBITS, _SHT_REL, _SHT_DYNSYM = 2, 3, 4, 8, 9, 11
+_SHT_HASH, _SHT_GNU_HASH = 5, 0x6FFFFFF6
 _ENTRY_SIZES = {_SHT_SYMTAB: 24, _SHT_DYNSYM: 24, _SHT_RELA: 24, _SHT_REL: 16}
 _SHN_LORESERVE = 0xFF00
 
 # Kernel names are mangled signatures at worst; a longer one is a string table without terminators.
 _MAX_NAME = 64 * 1024
-# Names may share bytes of the string table (a suffix of another name), which real tables do a few times over.
-_MAX_NAME_BYTES_PER_FILE_BYTE = 16
+# Names may share bytes of the string table (a suffix of another name), and symbol tables may overlap. Real files stay
+# far below this many bytes of names for each byte of the file; every name counts for a few bytes more than it has.
+_NAME_BYTES_PER_FILE_BYTE = 16
+_NAME_COST = 8
+
+_MACHINES = {
+    190: "NVIDIA CUDA (a cubin)",
+    224: "AMDGPU (an hsaco)",
+    62: "x86-64",
+    183: "AArch64",
+    247: "eBPF",
+}
 
 _MAGICS = (
     (
@@ -113,6 +124,8 @@ class ElfFile:
     data : bytes
     what : str
         What the file is expected to be (``"cubin"``), for messages.
+    machine : int
+        ``e_machine`` that it must have.
 
     Attributes
     ----------
@@ -123,17 +136,17 @@ class ElfFile:
     Raises
     ------
     ImageError
-        Not ELF, not 64-bit little-endian, or the section table points outside the file.
+        Not ELF, not 64-bit little-endian, for another machine, or the section table points outside the file.
     """
 
-    def __init__(self, data: bytes, what: str) -> None:
+    def __init__(self, data: bytes, what: str, machine: int) -> None:
         from elftools.elf.elffile import ELFFile
 
         if data[:4] != b"\x7fELF":
             raise ImageError(f"expected a {what} (ELF, starting with 7f 45 4c 46), found {describe(data)}")
         self.what = what
         self._data = data
-        self._check()
+        self._check(machine)
         self.elf: ELFFile
         self.sections: list[Section]
         with reading(f"this {what}"):
@@ -143,7 +156,7 @@ class ElfFile:
         for section in self.sections:
             self._by_name.setdefault(section.name, section)
 
-    def _check(self) -> None:
+    def _check(self, machine: int) -> None:
         data, what = self._data, self.what
         if len(data) < _IDENT + _HEADER.size:
             raise ImageError(f"this {what} is truncated: {len(data)} bytes, an ELF64 header alone takes 64")
@@ -152,7 +165,14 @@ class ElfFile:
                 f"expected a 64-bit little-endian {what} (EI_CLASS 2, EI_DATA 1), "
                 f"found EI_CLASS {data[4]}, EI_DATA {data[5]}"
             )
-        (*_, offset, _flags, _ehsize, _phentsize, _phnum, entry, count, names) = _HEADER.unpack_from(data, _IDENT)
+        (_, found, *_, offset, _flags, _ehsize, _phentsize, _phnum, entry, count, names) = _HEADER.unpack_from(
+            data, _IDENT
+        )
+        if found != machine:
+            raise ImageError(
+                f"expected a {what} for {_MACHINES.get(machine, machine)}, ELF machine {machine}; "
+                f"found ELF machine {found}{f', {_MACHINES[found]}' if found in _MACHINES else ''}"
+            )
         if offset == 0 or count == 0 or count >= _SHN_LORESERVE:
             raise ImageError(f"this {what} has no usable section table (e_shoff {offset:#x}, e_shnum {count})")
         if entry != _SECTION.size:
@@ -176,7 +196,10 @@ class ElfFile:
                 )
             if kind in (_SHT_SYMTAB, _SHT_DYNSYM) and (link >= count or table[link][1] != _SHT_STRTAB):
                 raise ImageError(f"this {what} has a symbol table (section {i}) without a string table")
-        budget = max(_MAX_NAME, _MAX_NAME_BYTES_PER_FILE_BYTE * len(data))
+        for kind in (_SHT_HASH, _SHT_GNU_HASH):  # pyelftools reads these whole, each time
+            if sum(row[1] == kind for row in table) > 1:
+                raise ImageError(f"this {what} has more than one section of type {kind:#x}, a hash table of symbols")
+        budget = max(_MAX_NAME, _NAME_BYTES_PER_FILE_BYTE * len(data))
         budget = self._check_names(table[names], (row[0] for row in table), budget)
         for row in table:
             if row[1] in (_SHT_SYMTAB, _SHT_DYNSYM):
@@ -192,10 +215,10 @@ class ElfFile:
             end = self._data.find(b"\0", start + offset, start + size)
             if offset >= size or end < 0 or end - start - offset > _MAX_NAME:
                 raise ImageError(f"this {self.what} has a name at {offset:#x} of a string table of {size:#x} bytes")
-            budget -= end - start - offset
+            budget -= end - start - offset + _NAME_COST
             if budget < 0:
                 raise ImageError(
-                    f"this {self.what} has names longer in total than {_MAX_NAME_BYTES_PER_FILE_BYTE} times the file"
+                    f"this {self.what} has names longer in total than {_NAME_BYTES_PER_FILE_BYTE} times the file"
                 )
         return budget
 

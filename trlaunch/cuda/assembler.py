@@ -85,7 +85,8 @@ class Options:
     opt_level : int or None
         0 to 4; ptxas takes 3 when it is not told.
     line_info : bool or None
-        Keep source lines; ``None`` keeps them where the PTX has ``.loc`` lines.
+        Keep source lines; ``None`` leaves it to the PTX: ptxas keeps its ``.loc`` lines. ``-lineinfo`` is given where
+        there are any, as Triton does.
     fmad : bool
         Let multiplications and additions be contracted (Triton's ``enable_fp_fusion``).
     extra : tuple of str
@@ -103,9 +104,13 @@ class Options:
 
     def arguments(self, ptx: str) -> list[str]:
         """Arguments of ptxas for this text, without architecture and files."""
-        line_info = bool(_LOC.search(ptx)) if self.line_info is None else self.line_info
+        if self.line_info is None:
+            lines = ["-lineinfo"] if _LOC.search(ptx) else []
+        else:
+            # -suppress-debug-info is ignored without -lineinfo (ptxas --help).
+            lines = ["-lineinfo"] if self.line_info else ["-lineinfo", "-suppress-debug-info"]
         return [
-            *(["-lineinfo"] if line_info else []),
+            *lines,
             *([] if self.fmad else ["--fmad=false"]),
             *([] if self.opt_level is None else ["--opt-level", str(self.opt_level)]),
             *([] if self.max_registers is None else ["--maxrregcount", str(self.max_registers)]),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["read_image"]
 
 _INFO = ".nv.info."
-_EM_NAMES = {"EM_AMDGPU": "an AMDGPU code object (hsaco)", "EM_X86_64": "an x86-64 binary", "EM_BPF": "an eBPF object"}
 _TYPE_NAMES = {
     "ET_REL": "a relocatable object (made by ptxas -c or nvcc -dc): link it with nvlink first",
     "ET_CORE": "a GPU core dump",
@@ -59,7 +58,7 @@ def read_image(data: bytes) -> Image:
     3.9); other PTX may declare it in vain. (ptxas 12.4, 12.8, 13.5; sm_80, sm_90, sm_100a.)
     """
     data = bytes(data)
-    file = ElfFile(data, "cubin")
+    file = ElfFile(data, "cubin", eiattr.EM_CUDA)
     with reading("this cubin"):
         return _read(file, data)
 
@@ -73,15 +72,17 @@ def _read(file: ElfFile, data: bytes) -> Image:
     shared = _sizes(file, ".nv.shared.")
     lines = _functions_with_lines(file, symbols)
     reserved = eiattr.RESERVED_SHARED if target.capability >= 90 else 0
-    kernels = {}
+    kernels: dict[str, ImageKernel] = {}
     api_version = 0
-    for section in file.sections:
-        if not section.name.startswith(_INFO):
-            continue
+    infos = [section for section in file.sections if section.name.startswith(_INFO)]
+    if sum(section["sh_size"] for section in infos) > len(data):
+        raise ImageError(f"this cubin is damaged: its sections {_INFO}* overlap")
+    for section in infos:
         name = section.name[len(_INFO) :]
-        symbol = symbols.entries.get(name)
-        if symbol is None:
+        if name not in symbols.entries:
             continue
+        if name in kernels:
+            raise ImageError(f"this cubin is damaged: it has two sections {section.name}")
         info = _KernelInfo.read(file.content(section), name)
         api_version = max(api_version, info.api_version)
         values = functions.get(name, {})
@@ -95,6 +96,7 @@ def _read(file: ElfFile, data: bytes) -> Image:
             cluster=info.cluster,
             registers=values.get(Attribute.REGCOUNT),
             static_shared=static,
+            reserved_shared=min(static, reserved),
             local_bytes=_local_bytes(values),
             uses_dynamic_shared=False if name not in shared else True if static <= reserved else None,
             has_line_table=name in lines,
@@ -102,7 +104,7 @@ def _read(file: ElfFile, data: bytes) -> Image:
             max_cluster=info.max_cluster,
             spill_instructions=info.spills(),
         )
-    missing = [name for name in symbols.entries if name not in kernels]
+    missing = sorted(symbols.entries - kernels.keys())
     if missing:
         raise ImageError(
             f"this cubin is damaged: its kernel {missing[0]!r} has no section {_INFO}{missing[0]}, "
@@ -114,13 +116,7 @@ def _read(file: ElfFile, data: bytes) -> Image:
 
 
 def _check_header(file: ElfFile) -> Abi:
-    header = file.elf.header
-    machine, kind = header["e_machine"], header["e_type"]
-    # pyelftools gives names for the numbers it knows.
-    if machine not in (eiattr.EM_CUDA, "EM_CUDA"):
-        raise ImageError(
-            f"expected a cubin (ELF machine {eiattr.EM_CUDA}, NVIDIA CUDA), found {_EM_NAMES.get(machine, machine)}"
-        )
+    kind = file.elf.header["e_type"]
     if kind != "ET_EXEC":
         raise ImageError(f"expected an executable cubin (ELF type ET_EXEC), found {_TYPE_NAMES.get(kind, kind)}")
     osabi, version = file.elf.e_ident_raw[7], file.elf.e_ident_raw[8]
@@ -178,10 +174,10 @@ class _Toolkit:
 
 @dataclass(frozen=True)
 class _Symbols:
-    """Function symbols: names by symbol index, and the kernels among them with the index of their section."""
+    """Function symbols: names by symbol index, and which of the names are kernels."""
 
     names: Mapping[int, str]
-    entries: Mapping[str, int]
+    entries: frozenset[str]
 
 
 def _symbols(file: ElfFile) -> _Symbols:
@@ -191,7 +187,7 @@ def _symbols(file: ElfFile) -> _Symbols:
     if TYPE_CHECKING:
         assert isinstance(table, SymbolTableSection)
     names: dict[int, str] = {}
-    entries: dict[str, int] = {}
+    entries: set[str] = set()
     raw = file.content(table)
     for index, symbol in enumerate(table.iter_symbols()):
         if symbol["st_info"]["type"] != "STT_FUNC":
@@ -199,9 +195,9 @@ def _symbols(file: ElfFile) -> _Symbols:
         names[index] = symbol.name
         # pyelftools takes st_other apart and drops NVIDIA's bits: byte 5 of Elf64_Sym.
         if raw[24 * index + 5] & eiattr.STO_CUDA_ENTRY and isinstance(symbol["st_shndx"], int):
-            entries[symbol.name] = symbol["st_shndx"]
+            entries.add(symbol.name)
             _check_code(file, symbol.name, symbol["st_shndx"], symbol["st_value"], symbol["st_size"])
-    return _Symbols(names, entries)
+    return _Symbols(names, frozenset(entries))
 
 
 def _check_code(file: ElfFile, name: str, section: int, start: int, size: int) -> None:
