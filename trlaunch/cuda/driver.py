@@ -18,7 +18,7 @@ from trlaunch.cuda.context import INVALID_CONTEXT, Contexts
 from trlaunch.cuda.module import Entry, Module
 from trlaunch.cuda.status import Calls, load_bindings
 from trlaunch.driver import Device, DeviceProperties, Function, LaunchConfig, PackedArguments
-from trlaunch.errors import ArgumentError, ImageError
+from trlaunch.errors import ArgumentError, DriverError, ImageError
 from trlaunch.image import Image
 from trlaunch.target import Target
 
@@ -262,14 +262,16 @@ class CudaDriver:
         DriverError
             The driver refuses the launch, or an earlier one failed.
         """
-        contexts = self._contexts
-        context_id = contexts.current_id()
-        # Entries are of this device only, so finding the current context there needs no further question.
-        entry = None if context_id is None else function.handle.entries.get(context_id)
+        # Contexts are asked directly here to save a microsecond; whatever is not a context known to hold the kernel,
+        # a failing call included, is sorted out below. Entries are of this device only.
+        try:
+            entry = function.handle.entries.get(self._cuda.cuCtxGetId(None)[1])
+        except ValueError:
+            entry = None
         if entry is not None:
             self._launch(function, entry, config, arguments)
             return
-        with contexts.use(function.device.ordinal) as context_id:
+        with self._contexts.use(function.device.ordinal) as context_id:
             self._launch(function, function.module.entry(function.handle, context_id), config, arguments)
 
     def _launch(self, function: Function, entry: Entry, config: LaunchConfig, arguments: PackedArguments) -> None:
@@ -395,12 +397,12 @@ class CudaDriver:
                 wanted.location.id = int(self._contexts.device(ordinal))
                 with self._contexts.relaxed_capture():
                     pool = self._calls("cuMemPoolCreate", wanted)
-                    self._calls(
-                        "cuMemPoolSetAttribute",
-                        pool,
-                        cuda.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                        cuda.cuuint64_t(2**64 - 1),
-                    )
+                    threshold = cuda.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+                    try:
+                        self._calls("cuMemPoolSetAttribute", pool, threshold, cuda.cuuint64_t(2**64 - 1))
+                    except DriverError:
+                        self._calls("cuMemPoolDestroy", pool)
+                        raise
                 self._pools[ordinal] = pool
             return self._pools[ordinal]
 

@@ -99,6 +99,8 @@ class Calls:
             status = self.status("cuInit", 0)
         except RuntimeError as error:
             raise DeviceUnavailable(_no_library(error)) from error
+        except DriverError as error:  # a status that the bindings do not know
+            status = error.code
         if status:
             name, text = self.describe(status)
             advice = INIT_ADVICE.get(status, "check nvidia-smi")

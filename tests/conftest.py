@@ -1,0 +1,41 @@
+"""Fixtures that several test folders share, and the one place where tests that need a GPU are skipped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from tests.fakecuda import FakeCuda
+
+
+@cache
+def why_no_gpu() -> str:
+    """Why tests marked ``gpu`` cannot run here; empty where a CUDA device answers.
+
+    cuda-python is asked directly, so that a fault of trlaunch's own driver cannot skip the tests that would show it.
+    """
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        return f"needs an NVIDIA GPU: {error}"
+    try:
+        (status,) = driver.cuInit(0)
+    except RuntimeError as error:  # libcuda.so.1 is missing
+        return f"needs an NVIDIA GPU: {error}"
+    if status:
+        return f"needs an NVIDIA GPU: cuInit returned {status.name}"
+    status, count = driver.cuDeviceGetCount()
+    return "" if not status and count else f"needs an NVIDIA GPU: {count} devices ({status.name})"
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_gpu(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu") and (reason := why_no_gpu()):
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def fakecuda(tmp_path_factory: pytest.TempPathFactory) -> FakeCuda:
+    """The fake libcuda, built once; see `tests.fakecuda`."""
+    return FakeCuda.build(tmp_path_factory.mktemp("fakecuda"))
