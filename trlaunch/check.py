@@ -27,12 +27,6 @@ __all__ = ["Finding", "Report", "Subject", "audit", "audit_grid", "runs_on"]
 _PARAM_LIMIT = 32764
 _PORTABLE_CLUSTER, _LARGEST_CLUSTER = 8, 16  # CUDA C++ Programming Guide, thread block clusters
 _TMEM_COLUMNS = 512  # PTX ISA, tcgen05.alloc
-# The newest PTX ISA that a CUDA release's driver compiles (PTX ISA, release notes).
-_PTX_OF_CUDA = {
-    (12, 0): (8, 0), (12, 1): (8, 1), (12, 2): (8, 2), (12, 3): (8, 3), (12, 4): (8, 4), (12, 5): (8, 5),
-    (12, 6): (8, 5), (12, 7): (8, 6), (12, 8): (8, 7), (12, 9): (8, 8), (13, 0): (9, 0), (13, 1): (9, 1),
-    (13, 2): (9, 2), (13, 3): (9, 3), (13, 4): (9, 4),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,9 +430,10 @@ def _ptx_version(s: Subject) -> Iterator[Finding]:
     version, driver = s.image.ptx_version, s.device.driver_version
     if not s.driver_compiles or version is None or driver is None:
         return
-    known = [ptx for cuda, ptx in _PTX_OF_CUDA.items() if cuda <= driver]
-    newest = max(known, default=(0, 0))
-    if version > newest and driver <= max(_PTX_OF_CUDA):
+    from trlaunch.cuda.assembler import ptx_isa
+
+    newest = ptx_isa(driver)  # the driver's compiler reads what the ptxas of its release reads
+    if newest is not None and version > newest:
         yield Finding(
             "ptx-version",
             "error",

@@ -16,7 +16,6 @@ from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchCo
 from trlaunch.errors import (
     ArgumentError,
     ArtifactError,
-    AssemblerError,
     CheckError,
     CheckWarning,
     FallbackWarning,
@@ -472,17 +471,20 @@ class Kernel:
             return self._ptx_image(), False
         if self.image.format != "ptx":
             return self.image, False
+        from trlaunch.cuda.assembler import AssemblerMissing, Options
         from trlaunch.cuda.assembler import assemble as assemble_ptx
         from trlaunch.cuda.image import read_image
 
         target = self.image.target
         if not target.suffix and properties.target.capability >= target.capability:
             target = properties.target  # PTX without suffix is compiled for the device at hand
+        metadata = self.metadata
+        options = Options(fmad=metadata.fp_fusion, extra=tuple(metadata.ptx_options.split())) if metadata else None
         try:
-            assembled = assemble_ptx(self.artifact.data, target, driver_version=properties.driver_version)
-        except AssemblerError as error:
-            if error.log:  # ptxas read the text and rejected it
-                raise
+            assembled = assemble_ptx(
+                self.artifact.data, target, options=options, driver_version=properties.driver_version
+            )
+        except AssemblerMissing as error:
             warnings.warn(
                 f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
                 FallbackWarning,

@@ -75,6 +75,10 @@ class Metadata:
         ``launch_cooperative_grid``, ``launch_pdl``.
     tensor_descriptors : tuple of TensorDescriptorMeta
         One entry per host tensor descriptor that is passed as a CUtensorMap; empty where they are decomposed.
+    fp_fusion : bool
+        ``enable_fp_fusion``: whether the assembler may contract multiplications and additions.
+    ptx_options : str
+        Further arguments for ptxas.
     release : str or None
         Triton's version where the JSON states it (3.3 and later).
     """
@@ -95,6 +99,8 @@ class Metadata:
     cooperative: bool = False
     pdl: bool = False
     tensor_descriptors: tuple[TensorDescriptorMeta, ...] = ()
+    fp_fusion: bool = True
+    ptx_options: str = ""
     release: str | None = None
 
     @classmethod
@@ -154,6 +160,8 @@ class Metadata:
             cooperative=read.flag("launch_cooperative_grid"),
             pdl=read.flag("launch_pdl"),
             tensor_descriptors=read.descriptors() if target is None or target.backend == "cuda" else (),
+            fp_fusion=read.flag("enable_fp_fusion", True),
+            ptx_options=read.text("ptx_options") or "",
             release=read.text("triton_version"),
         )
 
@@ -183,8 +191,10 @@ class _Fields:
             raise self._wrong(key, "a string")
         return value
 
-    def flag(self, key: str) -> bool:
-        value = self.raw.get(key, False)
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.raw.get(key)
+        if value is None:
+            return default
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false")
         return value
