@@ -16,6 +16,7 @@ from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchCo
 from trlaunch.errors import (
     ArgumentError,
     ArtifactError,
+    AssemblerMissing,
     CheckError,
     CheckWarning,
     FallbackWarning,
@@ -471,7 +472,7 @@ class Kernel:
             return self._ptx_image(), False
         if self.image.format != "ptx":
             return self.image, False
-        from trlaunch.cuda.assembler import AssemblerMissing, Options
+        from trlaunch.cuda.assembler import Options
         from trlaunch.cuda.assembler import assemble as assemble_ptx
         from trlaunch.cuda.image import read_image
 
