@@ -246,9 +246,10 @@ class _Fields:
                 continue
             if not isinstance(entry, Mapping) or not _integers(entry.get("block_size"), low=1):
                 raise self._wrong("tensordesc_meta", expected)
-            kind, size, swizzle = numbers = [entry.get(key) for key in ("elem_type", "elem_size", "swizzle")]
+            numbers = [entry.get(key) for key in ("elem_type", "elem_size", "swizzle")]
             if not _integers(numbers) or not 1 <= len(entry["block_size"]) <= 5:
                 raise self._wrong("tensordesc_meta", expected)
+            kind, size, swizzle = (int(number) for number in numbers if number is not None)
             block = tuple(entry["block_size"])
             entries.append(TensorDescriptorMeta(block, kind, size, swizzle, bool(entry.get("fp4_padded"))))
         return tuple(entries)
