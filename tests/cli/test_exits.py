@@ -27,6 +27,7 @@ CASES = [
     (errors.SignatureError("no"), 1),
     (errors.ArgumentError("no"), 1),
     (errors.AssemblerError("no", "ptxas: line 3"), 1),
+    (errors.AssemblerMissing("no"), 3),
     (errors.EmulatorError("no"), 1),
     (errors.UnsupportedInstruction("no"), 1),
     (errors.DeviceUnavailable("no"), 3),
@@ -49,8 +50,15 @@ def test_every_error_has_its_code(error, code, capsys):
     assert err.startswith(f"{type(error).__name__}: no")
 
 
+def test_no_error_is_left_out():
+    ours = {getattr(errors, name) for name in errors.__all__}
+    # A CheckError carries a report; test_run.py makes a real one.
+    expected = {kind for kind in ours if issubclass(kind, errors.TrlaunchError)} - {errors.CheckError}
+    assert expected == {type(error) for error, _ in CASES} - {UsageError}
+
+
 def test_details_go_into_the_json_and_a_log_below_the_message(capsys):
-    for error in (CASES[-1][0], CASES[-2][0], CASES[7][0]):
+    for error in (CASES[-1][0], CASES[-2][0], next(e for e, _ in CASES if isinstance(e, errors.AssemblerError))):
         with pytest.raises(typer.Exit), reporting(as_json=True):
             raise error
     out, err = capsys.readouterr()

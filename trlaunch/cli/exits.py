@@ -13,7 +13,15 @@ from typing import Any
 import typer
 
 from trlaunch.cli.arguments import UsageError
-from trlaunch.errors import AssemblerError, CheckError, DeviceUnavailable, DriverError, Fault, TrlaunchError
+from trlaunch.errors import (
+    AssemblerError,
+    AssemblerMissing,
+    CheckError,
+    DeviceUnavailable,
+    DriverError,
+    Fault,
+    TrlaunchError,
+)
 
 __all__ = ["Exit", "exit_code", "reporting"]
 
@@ -26,7 +34,7 @@ class Exit(IntEnum):
     REFUSED = 1
     #: The command line is not understood, or a file it names cannot be read or written.
     USAGE = 2
-    #: No such device, or a package that its driver needs is not installed.
+    #: No such device, or a package or tool that is needed is not installed.
     UNAVAILABLE = 3
     #: The kernel died, or a call of the driver failed.
     FAULT = 4
@@ -36,6 +44,7 @@ class Exit(IntEnum):
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (DeviceUnavailable, Exit.UNAVAILABLE),
+    (AssemblerMissing, Exit.UNAVAILABLE),
     (Fault, Exit.FAULT),
     (DriverError, Exit.FAULT),
     (TrlaunchError, Exit.REFUSED),

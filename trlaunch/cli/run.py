@@ -88,7 +88,7 @@ def run(
         if save is not None and not save.parent.is_dir():
             raise UsageError(f"--save {str(save)!r}: there is no folder {str(save.parent)!r}")
         kernel = open_kernel(file, metadata, name, signature, device)
-        place = driver.default_device() if device is None else Device.parse(device)
+        place = kernel.device
         arguments = _materialise(kernel, specs, place)
         launch = _Launch(kernel, place, sizes, arguments)
         first = launch.timed()
