@@ -1,0 +1,221 @@
+"""The state of one chunk of CTAs while it runs: what generated code finds under the name ``S``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trlaunch.emulator.copies import AsyncCopies
+from trlaunch.emulator.faults import Dim, FaultLog
+from trlaunch.emulator.instructions.base import U4, U8, Array
+from trlaunch.emulator.instructions.matrix import registers_to_rows, rows_to_registers
+from trlaunch.emulator.memory import SHARED_WINDOW, GlobalMemory, SharedMemory
+from trlaunch.emulator.program import Program
+
+__all__ = ["Chunk"]
+
+_MAX_T = 1024
+
+
+def _grid_axis(values: Array) -> Array:
+    """Indices along one axis of the grid, shape (C, 1), or (1, 1) where they are all the same."""
+    column = values.astype(U4)[:, None]
+    return column[:1] if (column == column[0]).all() else column
+
+
+class Chunk:
+    """C CTAs of T threads, T a multiple of 32: lanes beyond the block are never active.
+
+    Attributes
+    ----------
+    ctas : ndarray of int64, shape (C,)
+        Linear indices of the CTAs.
+    registers : list of ndarray
+        Registers across blocks, by index.
+    start : ndarray or None
+        The lanes that exist, ``None`` if all do.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        memory: GlobalMemory,
+        log: FaultLog,
+        params: bytes,
+        ctas: Array,
+        grid: Dim,
+        block: Dim,
+        shared: int,
+    ) -> None:
+        threads = block[0] * block[1] * block[2]
+        self.threads = (threads + 31) // 32 * 32
+        self.ctas, self.memory, self.log = ctas, memory, log
+        self.shared = SharedMemory(len(ctas), program.dynamic_offset + shared if shared else program.static_shared, log)
+        self.copies = AsyncCopies(memory, self.shared)
+        self.registers: list[Array] = list(program.registers)
+        linear = np.arange(self.threads, dtype=U4)[None, :]
+        self.start = None if self.threads == threads else linear < threads
+        self._params = params
+        self._ticks = 0
+        self._special(linear, ctas, grid, block, shared)
+
+    def _special(self, linear: Array, ctas: Array, grid: Dim, block: Dim, shared: int) -> None:
+        bx, by, bz = (U4(n) for n in block)
+        zero = np.zeros((1, 1), dtype=U4)
+        flat = by == 1 and bz == 1
+        self.tid_x = linear if flat else linear % bx
+        self.tid_y = zero if flat else linear // bx % by
+        self.tid_z = zero if flat else linear // (bx * by)
+        gx, gy, _ = grid
+        self.ctaid_x, self.ctaid_y = _grid_axis(ctas % gx), _grid_axis(ctas // gx % gy)
+        self.ctaid_z = _grid_axis(ctas // (gx * gy))
+        for name, values in (("ntid", block), ("nctaid", grid)):
+            for axis, value in zip("xyz", values, strict=True):
+                setattr(self, f"{name}_{axis}", np.array([[value]], dtype=U4))
+        self.laneid = linear % U4(32)
+        self.warpid = linear // U4(32)
+        self.nwarpid = np.array([[self.threads // 32]], dtype=U4)
+        self.smid, self.nsmid, self.gridid = zero, zero + U4(1), np.zeros((1, 1), dtype=U8)
+        self.lane_index = self.laneid.astype(np.int64)
+        one = U4(1)
+        self.lanemask_eq = one << self.laneid
+        self.lanemask_lt = self.lanemask_eq - one
+        self.lanemask_le = self.lanemask_lt | self.lanemask_eq
+        self.lanemask_gt = ~self.lanemask_le
+        self.lanemask_ge = ~self.lanemask_lt
+        self.total_smem_size = np.array([[self.shared.nbytes]], dtype=U4)
+        self.dynamic_smem_size = np.array([[shared]], dtype=U4)
+
+    def param(self, offset: int, dtype: Any, size: int) -> Array:
+        """An element of the parameter buffer, shape (1, 1)."""
+        return np.frombuffer(self._params[offset : offset + size].ljust(size, b"\0"), dtype=dtype).reshape(1, 1)
+
+    def clock(self) -> Array:
+        """A counter that grows with every read."""
+        self._ticks += 1
+        return np.array([[self._ticks]], dtype=U8)
+
+    # Warps.
+
+    def participants(self, mask: Array | None, members: Array) -> Array:
+        """Active lanes that the member mask names, shape (1 or C, T)."""
+        named = (members >> self.laneid) & U4(1) != 0
+        if mask is not None:
+            named = named & mask
+        if self.start is not None:
+            named = named & self.start
+        return named
+
+    def check_members(self, mask: Array | None, members: Array, site: int) -> None:
+        """A fault if a lane executes that its member mask does not name, or a named lane that exists does not."""
+        named = (members >> self.laneid) & U4(1) != 0
+        active = np.ones((1, 1), bool) if mask is None else mask
+        if self.start is not None:
+            active = active & self.start
+        stray = active & ~named
+        if stray.any():
+            raise self.log.fault("divergent", "lane is not in the member mask of this warp instruction", site, stray)
+        if mask is None:
+            return
+        # A warp's lanes give the same member mask; those that execute speak for the warp.
+        wide = np.broadcast_to(active, self.log.lanes).reshape(self.log.lanes[0], -1, 32)
+        asked = np.broadcast_to(members, self.log.lanes).reshape(wide.shape)
+        wanted = np.bitwise_or.reduce(np.where(wide, asked, U4(0)), axis=2, keepdims=True)
+        missing = ((wanted >> np.arange(32, dtype=U4)) & U4(1) != 0) & ~wide
+        lanes = missing.reshape(self.log.lanes) & self.alive
+        if lanes.any():
+            raise self.log.fault(
+                "divergent", "lane is named by the member mask of a warp instruction but does not reach it", site, lanes
+            )
+
+    def check_warps(self, mask: Array, site: int) -> None:
+        """A fault unless every warp executes with all of its lanes or none."""
+        wide = np.broadcast_to(mask, self.log.lanes).reshape(self.log.lanes[0], -1, 32)
+        torn = wide.any(axis=2, keepdims=True) & ~wide
+        if torn.any():
+            raise self.log.fault(
+                "divergent", "lane does not reach an instruction that its whole warp must execute", site,
+                torn.reshape(self.log.lanes),
+            )  # fmt: skip
+
+    @property
+    def alive(self) -> Array:
+        """Lanes that have not exited, shape (C, T); the scheduler replaces it."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, value: Array) -> None:
+        self._alive = value
+
+    # Matrices in shared memory.
+
+    def _row_addresses(self, address: Array, mask: Array | None, count: int) -> tuple[Array, Array | None]:
+        """Addresses of the rows, from the first ``8 count`` lanes of each warp, and their mask."""
+        if address.shape[1] == 1:
+            address = np.broadcast_to(address, (address.shape[0], self.threads))
+        if count < 4:
+            address = address.reshape(address.shape[0], -1, 32)[:, :, : 8 * count].reshape(address.shape[0], -1)
+            if mask is not None and mask.shape[1] > 1:
+                mask = mask.reshape(mask.shape[0], -1, 32)[:, :, : 8 * count].reshape(mask.shape[0], -1)
+        return address, mask
+
+    def load_matrix(self, address: Array, count: int, trans: bool, mask: Array | None, site: int) -> list[Array]:
+        """``ldmatrix``."""
+        if mask is not None:
+            self.check_warps(mask, site)
+        at, kept = self._row_addresses(address, mask, count)
+        rows = self.shared.load(at, kept, 16, site)
+        if rows.shape[1] == 1:
+            rows = np.broadcast_to(rows, at.shape)
+        return rows_to_registers(rows.reshape(rows.shape[0], -1, count, 8), trans)
+
+    def store_matrix(self, address: Array, values: list[Array], trans: bool, mask: Array | None, site: int) -> None:
+        """``stmatrix``."""
+        if mask is not None:
+            self.check_warps(mask, site)
+        at, kept = self._row_addresses(address, mask, len(values))
+        lanes = (len(values), self.log.lanes[0], self.threads)
+        registers = np.empty(lanes, dtype=U4)
+        for k, value in enumerate(values):
+            registers[k] = value
+        rows = registers_to_rows(registers, trans)
+        self.shared.store(at, rows.reshape(rows.shape[0], -1), kept, 16, site)
+
+    # Generic addresses.
+
+    def _split(self, address: Array, mask: Array | None) -> tuple[Array, Array | None, Array | None]:
+        """Which lanes point to shared memory, and the masks of both kinds (``None``: nobody)."""
+        inside = address >= SHARED_WINDOW
+        in_shared = inside if mask is None else inside & mask
+        in_global = ~inside if mask is None else ~inside & mask
+        return inside, in_shared if in_shared.any() else None, in_global if in_global.any() else None
+
+    def load_generic(self, address: Array, mask: Array | None, size: int, site: int) -> Array:
+        """Load from global or shared memory."""
+        inside, shared, other = self._split(address, mask)
+        if shared is None:
+            return self.memory.load(address, mask, size, site)
+        found = self.shared.load(address - SHARED_WINDOW, shared, size, site)
+        return found if other is None else np.where(inside, found, self.memory.load(address, other, size, site))
+
+    def store_generic(self, address: Array, value: Array, mask: Array | None, size: int, site: int) -> None:
+        """Store to global or shared memory."""
+        _, shared, other = self._split(address, mask)
+        if shared is None:
+            return self.memory.store(address, value, mask, size, site)
+        if other is not None:
+            self.memory.store(address, value, other, size, site)
+        return self.shared.store(address - SHARED_WINDOW, value, shared, size, site)
+
+    def atomic_generic(
+        self, address: Array, mask: Array | None, dtype: Any, site: int, change: Any, operands: list[Array]
+    ) -> Array:
+        """Atomic in global or shared memory."""
+        inside, shared, other = self._split(address, mask)
+        if shared is None:
+            return self.memory.atomic(address, mask, dtype, site, change, operands)
+        found = self.shared.atomic(address - SHARED_WINDOW, shared, dtype, site, change, operands)
+        if other is None:
+            return found
+        return np.where(inside, found, self.memory.atomic(address, other, dtype, site, change, operands))
