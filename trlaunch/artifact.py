@@ -72,15 +72,15 @@ class Artifact:
     path : pathlib.Path or None
         Where it came from.
     metadata : Metadata or None
-    siblings : mapping of Level to pathlib.Path
-        The same kernel at other levels: files of the same stem in the same folder.
+    siblings : mapping of Level to pathlib.Path or bytes
+        The same kernel at other levels: files of the same stem in the same folder, or content at hand.
     """
 
     level: Level
     data: bytes = field(repr=False)
     path: Path | None = None
     metadata: Metadata | None = None
-    siblings: Mapping[Level, Path] = field(default_factory=dict)
+    siblings: Mapping[Level, Path | bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_file(cls, path: str | Path, metadata: str | Path | Mapping[str, Any] | Metadata | None = None) -> Artifact:
@@ -104,7 +104,7 @@ class Artifact:
         beside = path.with_name(path.stem + ".json")
         if metadata is None and beside.is_file():
             metadata = beside
-        siblings = {
+        siblings: dict[Level, Path | bytes] = {
             level: other
             for extension, level in _EXTENSIONS.items()
             if (other := path.with_name(path.stem + extension)) != path and other.is_file()
@@ -194,8 +194,8 @@ class Artifact:
     def sibling(self, level: Level) -> Artifact | None:
         """The same kernel at another level, read from beside the file; ``None`` where there is none."""
         path = self.siblings.get(level)
-        if path is None:
-            return None
+        if path is None or isinstance(path, bytes):
+            return None if path is None else Artifact(level, path, None, self.metadata)
         data = _read(path)
         found = detect(data)
         if found is not level:

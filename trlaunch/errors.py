@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trlaunch.check import Report
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "FallbackWarning",
     "Fault",
     "ImageError",
+    "LoweringError",
     "MetadataError",
     "SignatureError",
     "TrlaunchError",
@@ -105,6 +108,31 @@ class AssemblerError(TrlaunchError):
 
 class AssemblerMissing(AssemblerError):
     """No assembler is at hand, or none of those at hand suits; something else (the driver) may still do the work."""
+
+
+class LoweringError(TrlaunchError):
+    """A level could not be lowered: no compiler, text of another release, or the compiler failed.
+
+    Attributes
+    ----------
+    stage : str
+        Where: ``"install"``, ``"options"``, ``"parse"``, ``"ttgir"``, ``"ptx"``, ...
+    pass_name : str or None
+        The compiler pass, where it is known.
+    log : str
+        What the compiler printed.
+    reproducer : pathlib.Path or None
+        Folder with the input and the options, to run the failure again.
+    """
+
+    def __init__(
+        self, message: str, *, stage: str, pass_name: str | None = None, log: str = "", reproducer: Path | None = None
+    ) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.pass_name = pass_name
+        self.log = log
+        self.reproducer = reproducer
 
 
 class EmulatorError(TrlaunchError):

@@ -558,7 +558,7 @@ def _read_image(artifact: Artifact) -> Image:
 
         return read_ptx(artifact.text)
     ready = [level for level in (Level.CUBIN, Level.PTX) if level in artifact.siblings]
-    beside = f"; {artifact.siblings[ready[0]].name} beside it can be" if ready else ""
+    beside = f"; the {ready[0]} beside it can be" if ready else ""
     raise ArtifactError(
         f"{artifact.label} is {artifact.level}, which this version cannot launch (expected cubin or ptx){beside}"
     )

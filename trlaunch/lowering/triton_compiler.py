@@ -1,0 +1,243 @@
+"""Triton's compiler, whichever release is installed: the only module that imports triton.
+
+Nothing of Triton's runtime is used: a backend is made for the target at hand and its stage functions are called one
+by one, which needs no GPU and no torch in any release from 3.0 to 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trlaunch.errors import LoweringError
+from trlaunch.target import Target
+
+__all__ = ["Compiler", "captured_stderr", "installed_release", "release"]
+
+# MLIR prints diagnostics to the C stderr, and Triton's environment switches are the process's: one compile at a time.
+LOCK = threading.RLock()
+
+# Options that Triton's JSON holds but that belong to the machine or the release that wrote it, not to the kernel.
+_NOT_TAKEN = frozenset({"extern_libs", "arch", "backend_name", "ir_override", "base_arch", "warp_size"})
+
+
+def installed_release() -> tuple[int, int] | None:
+    """Minor release of the installed Triton as ``(3, 6)``; ``None`` when there is none. Imports nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    parts = importlib.metadata.version("triton").split(".")
+    return int(parts[0]), int(parts[1])
+
+
+def release() -> str:
+    """Full version of the installed Triton, ``"3.6.0"``.
+
+    Raises
+    ------
+    LoweringError
+        Triton is not installed.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise LoweringError(
+            "lowering a level above PTX needs Triton's compiler, and triton is not installed: "
+            'pip install "trlaunch[triton]", or give the .ptx or .cubin',
+            stage="install",
+        )
+    return importlib.metadata.version("triton")
+
+
+class Compiler:
+    """The stage functions of one backend for one target and one set of options.
+
+    Parameters
+    ----------
+    target : Target
+    options : mapping
+        By Triton's names; those the release does not know are refused when `strict`, else left out.
+    gluon : bool
+        The source is Gluon: releases from 3.4 on build another list of stages for it.
+    strict : bool
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        options: Mapping[str, Any],
+        *,
+        gluon: bool = False,
+        strict: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.release = release()
+        self.target = target
+        _refuse_aborts(self.release, target)
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler.compiler import make_backend
+
+        arch: int | str = target.capability if target.backend == "cuda" else target.arch
+        self.gpu_target = GPUTarget(target.backend, arch, target.warp_size)
+        with _failing("backend"):
+            self.backend = make_backend(self.gpu_target)
+            known = self._option_names()
+            for name in strict or {}:
+                if name not in known:
+                    raise LoweringError(
+                        f"option {name!r}: Triton {self.release} has no such option for {target.backend}; "
+                        f"it has {', '.join(sorted(known))}",
+                        stage="options",
+                    )
+            taken = {k: v for k, v in options.items() if k in known and k not in _NOT_TAKEN}
+            merged = {**taken, **(strict or {})}
+            self.options = self.backend.parse_options({k: _tuples(v) for k, v in merged.items() if v is not None})
+        self.stages: dict[str, Callable[[Any, dict[str, Any]], Any]] = {}
+        self._add_stages(gluon)
+
+    def _option_names(self) -> set[str]:
+        # parse_options drops what it does not know in silence, so the dataclass behind it is asked first.
+        return set(type(self.backend.parse_options({})).__dataclass_fields__)
+
+    def _add_stages(self, gluon: bool) -> None:
+        arguments: list[Any] = [self.stages, self.options]
+        if len(inspect.signature(self.backend.add_stages).parameters) == 3:
+            from triton.compiler.compiler import Language
+
+            arguments.append(Language.GLUON if gluon else Language.TRITON)
+        elif gluon:
+            raise LoweringError(f"Triton {self.release} has no Gluon: expected 3.4 or later", stage="install")
+        self.backend.add_stages(*arguments)
+
+    def names(self) -> list[str]:
+        """The stages in order: ``["ttir", "ttgir", "llir", "ptx", "cubin"]``."""
+        return list(self.stages)
+
+    # --- sources -----------------------------------------------------------------------------------------------------
+
+    def context(self) -> Any:
+        """A fresh MLIR context with the dialects loaded."""
+        from triton._C.libtriton import ir
+
+        context = ir.context()
+        ir.load_dialects(context)
+        self.backend.load_dialects(context)
+        return context
+
+    def parse(self, text: str, level: str) -> Any:
+        """A module from TTIR or TTGIR text.
+
+        Raises
+        ------
+        LoweringError
+            The text does not parse; the compiler's message names the line.
+        """
+        from triton._C.libtriton import ir
+
+        context = self.context()
+        with tempfile.TemporaryDirectory() as folder, _failing("parse", level):
+            path = Path(folder) / f"kernel.{level}"  # no release parses MLIR from a string
+            path.write_text(text)
+            module = ir.parse_mlir_module(str(path), context)
+        module.context = context
+        return module
+
+    def make_ir(self, source: Any) -> Any:
+        """The first module of an ``ASTSource`` or a Gluon source."""
+        context = self.context()
+        arguments: dict[str, Any] = {"options": self.options, "context": context}
+        parameters = inspect.signature(source.make_ir).parameters
+        if "codegen_fns" in parameters:
+            implementation = self.backend.get_codegen_implementation
+            takes = len(inspect.signature(implementation).parameters)
+            arguments["codegen_fns"] = implementation(self.options) if takes else implementation()
+        if "module_map" in parameters:
+            arguments["module_map"] = self.backend.get_module_map()
+        if "target" in parameters:
+            arguments["target"] = self.gpu_target
+        with _failing("python"):
+            module = source.make_ir(**arguments)
+        module.context = context
+        return module
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def first_metadata(self) -> dict[str, Any]:
+        """What ``triton.compile`` puts in the metadata before the first stage, but for hash and environment."""
+        stated: dict[str, Any] = {"target": self.gpu_target, **self.options.__dict__}
+        if "triton_version" in self._own_keys():
+            stated["triton_version"] = self.release
+        return stated
+
+    def _own_keys(self) -> set[str]:
+        return {"triton_version"} if tuple(int(n) for n in self.release.split(".")[:2]) >= (3, 3) else set()
+
+    def run(self, stage: str, module: Any, metadata: dict[str, Any]) -> Any:
+        """One stage: a module for ttir and ttgir, text for llir, ptx and amdgcn, bytes for cubin and hsaco.
+
+        Raises
+        ------
+        LoweringError
+            The compiler failed; its message is in the text.
+        """
+        with LOCK, _failing(stage):
+            return self.stages[stage](module, metadata)
+
+
+def _refuse_aborts(version: str, target: Target) -> None:
+    """Refuse what ends in a C++ abort of the whole process instead of an exception."""
+    if target.backend == "cuda" and target.capability >= 100:
+        major, minor = (int(n) for n in version.split(".")[:2])
+        if (major, minor) < (3, 3):
+            raise LoweringError(
+                f"Triton {version} cannot compile for {target}: it aborts the process; "
+                f"expected Triton 3.3 or later for compute capability 10.0 and up",
+                stage="target",
+            )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+    """What is printed to the C stderr, by MLIR among others; one string when the block ends."""
+    printed: list[str] = []
+    with LOCK, tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield printed
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            printed.append(file.read().decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _failing(stage: str, level: str | None = None) -> Iterator[None]:
+    """Turn whatever Triton's compiler raises into a `LoweringError` with what it printed."""
+    printed: list[str] = []
+    try:
+        with captured_stderr() as printed:
+            yield
+    except LoweringError:
+        raise
+    except Exception as error:  # the compiler's own exceptions are of every kind, RuntimeError to KeyError
+        said = "\n".join(text for text in (str(error).strip(), *(p.strip() for p in printed)) if text)
+        what = f"parsing {level} text" if level else f"stage {stage}"
+        raise LoweringError(
+            f"Triton {release()} failed at {what}: {said or type(error).__name__}", stage=stage, log=said
+        ) from error
+    else:
+        if printed and printed[0]:
+            sys.stderr.write(printed[0])
