@@ -1,5 +1,8 @@
 """The state of one chunk of CTAs while it runs: what generated code finds under the name ``S``."""
 
+# NumPy types what an operator gives as Any where the element type is not known.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from typing import Any

@@ -112,9 +112,9 @@ class Emitter:
         dtype = TYPE_DTYPE.get(type_name)
         if dtype is None:
             raise refuse(f"the type .{type_name} is not executed")
-        return self.read_as(operand, dtype, type_name)
+        return self.read_as(operand, dtype)
 
-    def read_as(self, operand: Operand, dtype: str, type_name: str = "") -> str:
+    def read_as(self, operand: Operand, dtype: str) -> str:
         """The name of an operand's value as element type `dtype`."""
         if isinstance(operand, Register):
             return self._read_register(operand, dtype)

@@ -1,5 +1,7 @@
 """The emulator as a driver: kernels run on the CPU, over host memory; a launch returns when it is done."""
 
+# ruff: noqa: ARG002  (the functions of a driver take a stream and an ordinal whether or not they need them)
+
 from __future__ import annotations
 
 import bisect
@@ -12,6 +14,7 @@ from trlaunch.driver import Device, DeviceProperties, Function, LaunchConfig, Pa
 from trlaunch.emulator.chunk import Chunk
 from trlaunch.emulator.faults import FaultLog
 from trlaunch.emulator.image import align_up
+from trlaunch.emulator.instructions.base import Array
 from trlaunch.emulator.memory import GlobalMemory, MemoryRange, bytes_at
 from trlaunch.emulator.program import Program, compile_program
 from trlaunch.emulator.scheduler import DEFAULT_STEP_LIMIT, Scheduler
@@ -21,7 +24,7 @@ from trlaunch.target import Target
 
 __all__ = ["EmulatorDriver"]
 
-#: Lanes that run in lockstep: enough to hide Python's cost per instruction, few enough that registers stay in the cache.
+#: Lanes in lockstep: enough to hide Python's cost per instruction, few enough that registers stay in the cache.
 _LANES = 49152
 #: Bytes of shared memory of all CTAs of a chunk.
 _SHARED_BYTES = 64 << 20
@@ -44,7 +47,7 @@ class EmulatorDriver:
 
     def __init__(self) -> None:
         self.step_limit = DEFAULT_STEP_LIMIT
-        self._memory: dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
+        self._memory: dict[int, Array] = {}
         self._ranges: dict[int, MemoryRange] = {}
         self._addresses: list[int] = []
 
@@ -61,7 +64,7 @@ class EmulatorDriver:
         return 1
 
     def properties(self, ordinal: int) -> DeviceProperties:
-        """The limits of an sm_90 device; what can run is decided instruction by instruction."""
+        """Target sm_80, with the shared memory of sm_90; what can run is decided instruction by instruction."""
         self._device(ordinal)
         return DeviceProperties(
             device=Device("emulator"),
@@ -220,6 +223,10 @@ class EmulatorDriver:
         """Give scratch back."""
         self.free(address, ordinal)
 
+    def clear(self, address: int, nbytes: int, ordinal: int, stream: int) -> None:
+        """Set bytes of an allocation to zero."""
+        self._bytes(address, nbytes, ordinal)[:] = 0
+
     def copy_to_device(self, address: int, data: memoryview, ordinal: int, stream: int = 0) -> None:
         """Copy bytes into an allocation."""
         source = np.frombuffer(data, dtype=np.uint8)
@@ -230,7 +237,7 @@ class EmulatorDriver:
         target = np.frombuffer(data, dtype=np.uint8)
         target[:] = self._bytes(address, len(target), ordinal)
 
-    def _bytes(self, address: int, nbytes: int, ordinal: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    def _bytes(self, address: int, nbytes: int, ordinal: int) -> Array:
         self._device(ordinal)
         found = self._owner(address)
         if found is None or address + nbytes > found.base + found.nbytes:

@@ -47,8 +47,15 @@ class FaultLog:
     """
 
     def __init__(
-        self, module: Module, sites: Sequence[Instruction], kernel: str, ctas: Array, grid: Dim, block: Dim, lanes: tuple[int, int]
-    ) -> None:  # fmt: skip
+        self,
+        module: Module,
+        sites: Sequence[Instruction],
+        kernel: str,
+        ctas: Array,
+        grid: Dim,
+        block: Dim,
+        lanes: tuple[int, int],
+    ) -> None:
         self.module, self.sites, self.kernel = module, sites, kernel
         self.ctas, self.grid, self.block, self.lanes = ctas, grid, block, lanes
 

@@ -97,7 +97,7 @@ def _compile(text: bytes, kernel: str) -> Program:
             " the emulator executes single CTAs only"
         )
     body = parse_body(module, function)
-    _check_registers(module, function, body.registers)
+    _check_registers(function, body.registers)
     shared, static = shared_layout(module, function)
     params, param_bytes = param_layout(function)
     offsets = {p.name: q.offset for p, q in zip(function.params, params, strict=True)}
@@ -147,7 +147,7 @@ def _zero(type_name: str) -> Array:
     return _ZEROS.get(type_name, _ZEROS.get(str(TYPE_SIZES[type_name]), _ZEROS["1"]))
 
 
-def _check_registers(module: Module, function: Function, registers: list[Any]) -> None:
+def _check_registers(function: Function, registers: list[Any]) -> None:
     for register in registers:
         if TYPE_SIZES[register.type] > 8:
             raise UnsupportedInstruction(

@@ -1,7 +1,7 @@
 """Which block runs next, for which lanes.
 
-Lanes of a chunk move in lockstep. Of the blocks that lanes wait for, the one that comes first in the text runs next, for
-all lanes that are there; compilers lay code out so that this reconverges what diverged. PTX states no point of
+Lanes of a chunk move in lockstep. Of the blocks that lanes wait for, the one that comes first in the text runs next,
+for all lanes that are there; compilers lay code out so that this reconverges what diverged. PTX states no point of
 reconvergence, so three things are looked after apart:
 
 * lanes at a barrier wait until all threads of their CTA that have not exited (or as many as it says) are there;
@@ -181,10 +181,10 @@ class Scheduler:
         numbers, counts, guard, arrive = operands
         site = self._site_of_end[index]
         whole_ctas = mask is None or mask.shape[1] == 1
-        if whole_ctas and guard is None and counts is None and not arrive and self.whole and numbers.size == 1:
-            if int(numbers.item()) not in self.waiting:
-                self._add(block.following, mask)
-                return
+        plain = guard is None and counts is None and not arrive and numbers.size == 1
+        if whole_ctas and plain and self.whole and int(numbers.item()) not in self.waiting:
+            self._add(block.following, mask)
+            return
         here = np.broadcast_to(np.ones((1, 1), bool) if mask is None else mask, self.shape) & self.chunk.alive
         if guard is not None:
             skipping = here & ~guard
@@ -206,7 +206,8 @@ class Scheduler:
                     raise self.chunk.log.fault("barrier", what, site, lanes)
                 count = int(values[0])
             if number in self.counts and number in self.waiting and self.counts[number] != count:
-                what = f"barrier {number} for {count or 'all'} threads, but lanes wait there for {self.counts[number] or 'all'}"
+                other = self.counts[number] or "all"
+                what = f"barrier {number} for {count or 'all'} threads, but lanes wait there for {other}"
                 raise self.chunk.log.fault("barrier", what, site, lanes)
             self.counts[int(number)] = count
             arrival = _Arrival(lanes, None if arrive else block.following, site)

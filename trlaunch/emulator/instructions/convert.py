@@ -4,9 +4,12 @@ Rounding to integral values and to integers, saturation, and the packed forms. A
 to an integer, unless the source is f64 or the result has 64 bits: then only the highest bit is set.
 """
 
+# NumPy types what an operator gives as Any where the element type is not known.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,9 +59,8 @@ def cvt(c: Emitter, i: Instruction, s: Suffixes) -> None:
         raise refuse(f"{i.opcode} is not PTX")
     if target == "tf32":
         return _tf32(c, i, source, rounding, relu, finite)
-    if relu or finite:
-        if not (source == "f32" and target in ("f16", "bf16")):
-            raise refuse(f"{i.opcode} is not executed")
+    if (relu or finite) and not (source == "f32" and target in ("f16", "bf16")):
+        raise refuse(f"{i.opcode} is not executed")
     if source in _INTEGERS and target in _INTEGERS:
         if rounding:
             raise refuse(f"{i.opcode} is not PTX")
@@ -120,7 +122,7 @@ def _tf32(c: Emitter, i: Instruction, source: str, rounding: str, relu: bool, fi
 
 
 @runtime
-def saturate_int(x: Array, dtype: type) -> Array:
+def saturate_int(x: Array, dtype: Any) -> Array:
     """Clamp to the range of `dtype`."""
     to, of = np.iinfo(dtype), np.iinfo(x.dtype)
     return np.clip(x, x.dtype.type(max(to.min, of.min)), x.dtype.type(min(to.max, of.max))).astype(dtype)
@@ -135,7 +137,7 @@ def integral(x: Array, rounding: str) -> Array:
 
 
 @runtime
-def float_to_int(x: Array, rounding: str, dtype: type) -> Array:
+def float_to_int(x: Array, rounding: str, dtype: Any) -> Array:
     """Round, clamp to the range of `dtype`; see above for NaN."""
     wide_nan = x.dtype == F8 or np.dtype(dtype).itemsize == 8
     whole = integral(x if x.dtype != F2 else x.astype(F4), rounding).astype(F8)
@@ -144,7 +146,7 @@ def float_to_int(x: Array, rounding: str, dtype: type) -> Array:
     # 2**63 and 2**64 are f64 numbers; their predecessors are not.
     high, low = whole >= float(info.max) + (info.bits < 64), whole <= float(info.min)
     outside = nan | high | low
-    result = np.where(outside, 0.0, whole).astype(dtype)
+    result: Array = np.where(outside, 0.0, whole).astype(dtype)
     if outside.any():
         result = np.where(high, dtype(info.max), np.where(low, dtype(info.min), result))
         top = 1 << (info.bits - 1)
@@ -165,7 +167,7 @@ def _directed(exact: Array, near: Array, error: Array, rounding: str) -> Array:
     return np.where(np.isnan(exact), near, result)
 
 
-_DTYPE = {"f16": F2, "f32": F4, "f64": F8}
+_DTYPE: dict[str, Any] = {"f16": F2, "f32": F4, "f64": F8}
 
 
 @runtime

@@ -41,9 +41,9 @@ _VECTORS = {"v2": 2, "v4": 4}
 _SPACES = ("global", "shared", "shared::cta", "param", "const")
 #: Memory order, scope and caching: one lane sees another's write at once here, so none of them matters.
 _HINTS = (
-    "weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu", "sys", "nc", "ca", "cg", "cs",
-    "lu", "cv", "wb", "wt", "mmio",
-)  # fmt: skip
+    *("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu", "sys", "nc", "ca", "cg"),
+    *("cs", "lu", "cv", "wb", "wt", "mmio"),
+)
 _HINT_PREFIXES = ("L1::", "L2::", "level::")
 
 
@@ -219,8 +219,7 @@ def atom(c: Emitter, i: Instruction, s: Suffixes) -> None:
         d: Operand = Sink()
     else:
         d, a, *values = take(i, 2 + wanted, 3 + wanted)
-    kind = t if key == name and t not in ("f16", "f32", "f64") else t
-    operands = ", ".join(c.read(v, kind) for v in values[:wanted])
+    operands = ", ".join(c.read(v, t) for v in values[:wanted])
     memory = {"shared": "S.shared.atomic", "": "S.atomic_generic"}.get(space, "S.memory.atomic")
     address = address_of(c, a, space)
     old = c.temp(f"{memory}({address}, {c.mask()}, {TYPE_DTYPE[t]}, {c.site}, change_{key}, [{operands}])")
@@ -264,14 +263,14 @@ def cp(c: Emitter, i: Instruction, s: Suffixes) -> None:
 
 
 @emits("prefetch", "prefetchu", "fence", "membar", "nanosleep", "griddepcontrol", "discard", "applypriority")
-def nothing(c: Emitter, i: Instruction, s: Suffixes) -> None:
+def nothing(_: Emitter, i: Instruction, s: Suffixes) -> None:
     """Hints and fences: lanes see each other's writes at once here."""
     if s.root == "fence" and any(p.startswith(("proxy", "mbarrier_init")) for p in s.parts):
         raise refuse(f"{i.opcode} is not executed")
 
 
 @emits("createpolicy")
-def createpolicy(c: Emitter, i: Instruction, s: Suffixes) -> None:
+def createpolicy(c: Emitter, i: Instruction, _: Suffixes) -> None:
     """A cache policy is a number that nobody looks at."""
     c.write_as(i.operands[0] if i.operands else Sink(), "u8", c.constant("u8", 0), name_only=True)
 

@@ -1,5 +1,8 @@
 """Integer arithmetic (PTX ISA, "Integer Arithmetic Instructions" and "Extended-Precision ... Instructions")."""
 
+# NumPy types what an operator gives as Any where the element type is not known.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -73,9 +73,7 @@ def setp(c: Emitter, i: Instruction, s: Suffixes) -> None:
     s.finish()
     if bool(rest) != bool(combine):
         raise refuse("a comparison is combined with .and, .or or .xor and a predicate")
-    second: Operand = Sink()
-    if isinstance(d, Pair):
-        d, second = d.first, d.second
+    d, second = (d.first, d.second) if isinstance(d, Pair) else (d, Sink())
     if rest:
         third = c.read(rest[0], "pred")
         c.write(d, "pred", f"{result} {_COMBINE[combine]} {third}")

@@ -5,6 +5,9 @@ and word ``t`` (and ``t + 4``) of k; of B, word ``t`` (and ``t + 4``) of k and c
 and ``g + 8`` of columns ``2 t`` and ``2 t + 1``. How many elements of k a word holds depends on the element.
 """
 
+# NumPy types what an operator gives as Any where the element type is not known.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

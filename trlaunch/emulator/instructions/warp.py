@@ -1,4 +1,7 @@
-"""Warp-wide instructions: shuffles, votes, matches, reductions (PTX ISA, "Data Movement", "Parallel Synchronization")."""
+"""Instructions of a whole warp: shuffles, votes, matches, reductions."""
+
+# NumPy types what an operator gives as Any where the element type is not known.
+# mypy: disable-error-code="no-any-return"
 
 from __future__ import annotations
 
@@ -40,9 +43,7 @@ def shfl(c: Emitter, i: Instruction, s: Suffixes) -> None:
     d, a, b, clamp, members = take(i, 5)
     _members(c, c.mask(), members)
     value = c.read(a, "b32")
-    valid: Operand = Sink()
-    if isinstance(d, Pair):
-        d, valid = d.first, d.second
+    d, valid = (d.first, d.second) if isinstance(d, Pair) else (d, Sink())
     if isinstance(b, Immediate) and isinstance(clamp, Immediate):
         lanes, inside = source_lanes(mode, _LANES, np.int64(b.value & 31), np.int64(clamp.value))
         simple = mode == "bfly" and inside.all() and (b.value & 31).bit_count() == 1
@@ -114,7 +115,7 @@ def vote(c: Emitter, i: Instruction, s: Suffixes) -> None:
     c.write(d, t, f"vote_{mode}({c.read(a, 'pred')}, S.participants({mask}, {named}))")
 
 
-def _by_warp(x: Array, shape: tuple[int, ...]) -> Array:
+def _by_warp(x: Any, shape: tuple[int, ...]) -> Any:
     return np.broadcast_to(x, shape).reshape(shape[0], -1, 32)
 
 
@@ -175,9 +176,7 @@ def match(c: Emitter, i: Instruction, s: Suffixes) -> None:
     d, a, members = take(i, 3)
     mask = c.mask()
     named = _members(c, mask, members)
-    same: Operand = Sink()
-    if isinstance(d, Pair):
-        d, same = d.first, d.second
+    d, same = (d.first, d.second) if isinstance(d, Pair) else (d, Sink())
     both = c.temp(f"match_{mode}({c.read(a, t)}, S.participants({mask}, {named}))")
     c.write(d, "b32", f"{both}[0]")
     if mode == "all":
