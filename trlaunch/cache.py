@@ -7,12 +7,14 @@ is faster. Every file's hash is kept beside it: what was cut short or edited is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ __all__ = ["Entry", "clear", "entries", "get", "key", "path", "put"]
 _VARIABLE = "TRLAUNCH_CACHE_DIR"
 _MANIFEST = "manifest.json"
 _TEMPORARY = "tmp-"
+_ATTEMPTS = 5
+_LEFTOVER_AGE = 3600.0  # seconds
 _KEY = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
@@ -99,19 +103,16 @@ def put(key: str, files: Mapping[str, bytes]) -> bool:
     """
     folder = _folder(key)
     manifest = json.dumps({_checked(name): hashlib.sha256(data).hexdigest() for name, data in files.items()})
-    try:
-        temporary = _temporary(folder.parent)
+    for attempt in range(_ATTEMPTS):
         try:
-            for name, data in files.items():
-                (temporary / name).write_bytes(data)
-            (temporary / _MANIFEST).write_text(manifest)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        # Renaming onto a folder that is not empty fails: another process was faster, and its entry is as good.
-        return folder.is_dir() or _unwritable(error)
-    return True
+            return _write(folder, files, manifest)
+        except FileNotFoundError as error:
+            # Another process cleared the cache meanwhile, the folder that was being written included.
+            if attempt == _ATTEMPTS - 1:
+                return _unwritable(error)
+        except OSError as error:
+            return _unwritable(error)
+    return False
 
 
 def entries() -> list[Entry]:
@@ -138,7 +139,10 @@ def clear() -> int:
     removed = sum(_remove(folder) for folder in _folders())
     for group in _groups():
         for leftover in group.glob(_TEMPORARY + "*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            # A younger one is being written.
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE:
+                    shutil.rmtree(leftover, ignore_errors=True)
         # Another process may be writing there.
         with contextlib.suppress(OSError):
             group.rmdir()
@@ -155,6 +159,23 @@ def _checked(name: str) -> str:
     if not _NAME.match(name) or name == _MANIFEST:
         raise ValueError(f"cache file name {name!r}: expected letters, digits, dot, dash or underscore")
     return name
+
+
+def _write(folder: Path, files: Mapping[str, bytes], manifest: str) -> bool:
+    temporary = _temporary(folder.parent)
+    try:
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
+        (temporary / _MANIFEST).write_text(manifest)
+        temporary.rename(folder)
+    except OSError as error:
+        # Renaming onto a folder that is not empty fails: another process was faster, and its entry is as good.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return folder.is_dir()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
 
 
 def _temporary(parent: Path) -> Path:
@@ -190,10 +211,14 @@ def _remove(folder: Path) -> bool:
     """Remove an entry; it is renamed first, so that no reader finds half of it."""
     try:
         aside = _temporary(folder.parent)
+    except OSError:
+        return False
+    try:
         folder.rename(aside / folder.name)
     except OSError:
         return False
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return True
 
 

@@ -17,7 +17,8 @@ __all__ = ["Instruction", "SourceLine", "disassemble", "find_disassemblers", "pa
 _VARIABLE = "TRLAUNCH_NVDISASM"
 _TIMEOUT = 300.0
 
-# What nvdisasm -c -gi prints (12.4 to 13.5).
+# What nvdisasm -ndf -c -gi prints (12.4 to 13.5). Without -ndf it first follows the data flow, which can fail and takes
+# longer, to print the same.
 _SECTION = re.compile(r"//-+ (\S+) +-+$")
 # //## File "add.py", line 7 inlined at "add.py", line 12
 _LINE = re.compile(r'\s*//## File "([^"]*)", line (\d+)(?: inlined at "([^"]*)", line (\d+))?')
@@ -121,7 +122,7 @@ def _run(tool: Tool, cubin: bytes) -> str:
         file.write_bytes(cubin)
         try:
             done = subprocess.run(
-                [tool.path, "-c", "-gi", file], capture_output=True, timeout=_TIMEOUT, check=False, cwd=folder
+                [tool.path, "-ndf", "-c", "-gi", file], capture_output=True, timeout=_TIMEOUT, check=False, cwd=folder
             )
         except OSError as error:
             raise AssemblerError(f"{tool} cannot be run: {error.strerror or error}") from error

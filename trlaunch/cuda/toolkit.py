@@ -18,6 +18,8 @@ _RELEASE = re.compile(r"release (\d+)\.(\d+)(?:, V([\d.]+))?")
 _SUFFIX = ".exe" if sys.platform == "win32" else ""
 # A tool on a dead network mount must not stop a launch for ever.
 _TIMEOUT = 30.0
+# Where NVIDIA's installers put toolkits.
+_LOCAL = Path("/usr/local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,7 @@ def _folders() -> Iterator[tuple[Path, str]]:
     for entry in os.environ.get("PATH", "").split(os.pathsep):
         if entry:
             yield Path(entry), "PATH"
-    local = Path("/usr/local")
-    for folder in (local / "cuda", *sorted(local.glob("cuda-*"), reverse=True)):
+    for folder in (_LOCAL / "cuda", *sorted(_LOCAL.glob("cuda-*"), reverse=True)):
         yield folder / "bin", str(folder)
 
 
