@@ -90,9 +90,12 @@ class Kernel:
     name : str
         Its symbol.
     artifact : Artifact
+        What it was made from.
+    code : Artifact
+        What is loaded: the artifact itself, or the PTX it was lowered to.
     metadata : Metadata or None
     image : Image
-        What the artifact says about itself.
+        What the code says about itself.
     entry : ImageKernel
         This kernel in it.
     signature : Signature
@@ -108,20 +111,23 @@ class Kernel:
         device: str | Device | None = None,
         shared: int | None = None,
         check: str = "error",
+        target: Target | str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
         self.artifact = artifact
-        self.metadata = artifact.metadata
-        self.image = _read_image(artifact)
+        self.code = _lowered(artifact, target, options, name)
+        self.metadata = self.code.metadata
+        self.image = _read_image(self.code)
         self.entry = self.image.kernel(name or _name_in(self.metadata, self.image))
         self.name = self.entry.name
         self._given_signature = signature
         self._given_device = None if device is None else Device.parse(device)
         self._given_shared = shared
         self._check = check
-        self._texts = _text_siblings(artifact)
-        self.signature = self._signature_of(self.entry, str(artifact.level))
+        self._texts = _text_siblings(self.code)
+        self.signature = self._signature_of(self.entry, str(self.code.level))
         self._lock = threading.Lock()
         self._loaded: dict[Device, _Loaded] = {}
 
@@ -138,8 +144,10 @@ class Kernel:
         device: str | Device | None = None,
         shared: int | None = None,
         check: str = "error",
+        target: Target | str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Kernel:
-        """A kernel from a cubin or PTX file.
+        """A kernel from a file of any level from TTIR on; levels above PTX are lowered by the installed Triton.
 
         Parameters
         ----------
@@ -157,14 +165,29 @@ class Kernel:
             Dynamic shared memory in bytes, over the metadata's.
         check : {"error", "warn"}
             Whether an error of the audit refuses a launch.
+        target : str or Target, optional
+            What a level above PTX is lowered for; left out, the metadata's, else what the text states.
+        options : mapping, optional
+            Compile options for it, over those of the metadata and the text.
 
         Raises
         ------
         ArtifactError, MetadataError, ImageError, SignatureError
             The files cannot be read or do not belong together.
+        LoweringError
+            Triton is missing, is another release than the text needs, or failed.
         """
         artifact = Artifact.from_file(path, metadata)
-        return cls(artifact, name=name, signature=signature, device=device, shared=shared, check=check)
+        return cls(
+            artifact,
+            name=name,
+            signature=signature,
+            device=device,
+            shared=shared,
+            check=check,
+            target=target,
+            options=options,
+        )
 
     @classmethod
     def from_bytes(
@@ -178,10 +201,21 @@ class Kernel:
         device: str | Device | None = None,
         shared: int | None = None,
         check: str = "error",
+        target: Target | str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Kernel:
-        """A kernel from a cubin or PTX at hand; the parameters are `from_file`'s."""
+        """A kernel from content at hand; the parameters are `from_file`'s."""
         artifact = Artifact.from_bytes(data, metadata, level)
-        return cls(artifact, name=name, signature=signature, device=device, shared=shared, check=check)
+        return cls(
+            artifact,
+            name=name,
+            signature=signature,
+            device=device,
+            shared=shared,
+            check=check,
+            target=target,
+            options=options,
+        )
 
     @classmethod
     def from_cache(
@@ -476,15 +510,17 @@ class Kernel:
         from trlaunch.cuda.assembler import assemble as assemble_ptx
         from trlaunch.cuda.image import read_image
 
+        if self.code is not self.artifact and self.image.target.arch == properties.target.arch:
+            from trlaunch.lowering import lower  # the same ptxas and options as the compiler that wrote the PTX
+
+            return read_image(lower(self.code, Level.CUBIN, name=self.name).data), False
         target = self.image.target
         if not target.suffix and properties.target.capability >= target.capability:
             target = properties.target  # PTX without suffix is compiled for the device at hand
         metadata = self.metadata
         options = Options(fmad=metadata.fp_fusion, extra=tuple(metadata.ptx_options.split())) if metadata else None
         try:
-            assembled = assemble_ptx(
-                self.artifact.data, target, options=options, driver_version=properties.driver_version
-            )
+            assembled = assemble_ptx(self.code.data, target, options=options, driver_version=properties.driver_version)
         except AssemblerMissing as error:
             warnings.warn(
                 f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
@@ -498,7 +534,7 @@ class Kernel:
         """PTX for the emulator: the artifact's own, else the one beside it."""
         if self.image.format == "ptx":
             return self.image
-        beside = self.artifact.sibling(Level.PTX)
+        beside = self.code.sibling(Level.PTX)
         if beside is None:
             raise ArtifactError(
                 f"{self.artifact.label} is a {self.level} and the emulator executes PTX: expected "
@@ -557,11 +593,24 @@ def _read_image(artifact: Artifact) -> Image:
         from trlaunch.emulator.image import read_image as read_ptx
 
         return read_ptx(artifact.text)
-    ready = [level for level in (Level.CUBIN, Level.PTX) if level in artifact.siblings]
-    beside = f"; the {ready[0]} beside it can be" if ready else ""
     raise ArtifactError(
-        f"{artifact.label} is {artifact.level}, which this version cannot launch (expected cubin or ptx){beside}"
+        f"{artifact.label} is {artifact.level}, which this version cannot launch: expected cubin or ptx"
     )
+
+
+def _lowered(
+    artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
+) -> Artifact:
+    """The artifact itself where a driver takes it, else the PTX that the installed Triton makes of it."""
+    if artifact.level not in (Level.TTIR, Level.TTGIR, Level.LLIR):
+        if target is not None or options:
+            raise ArgumentError(
+                f"target= and options= are for levels above PTX, {artifact.label} is {artifact.level}: leave them out"
+            )
+        return artifact
+    from trlaunch.lowering import lower
+
+    return lower(artifact, Level.PTX, target, options, name=name)
 
 
 def _name_in(metadata: Metadata | None, image: Image) -> str | None:

@@ -347,7 +347,8 @@ def assemble(image: ImageKernel, image_label: str, metadata: Metadata | None, so
         else Param(p.index, HIDDEN_ROLES[i - count], "*i8", p.offset, p.size, HIDDEN_ROLES[i - count])
         for i, (p, m) in enumerate(zip(layout, merged, strict=True))
     ]
-    return Signature(tuple(params), image.param_bytes, (image_label, *(s.label for s in sources)))
+    labels = dict.fromkeys((image_label, *(s.label for s in sources)))  # PTX is an image and a source
+    return Signature(tuple(params), image.param_bytes, tuple(labels))
 
 
 def _hidden(
