@@ -29,7 +29,7 @@ class ImageParam:
         PTX type (``"u64"``, ``"f32"``, ``"b8"`` for byte arrays) where the image states one; a cubin does not.
     space : str or None
         State space of the memory that a pointer was declared to point to (``"global"``, ``"generic"``). ``None`` does
-        not mean that it is no pointer: PTX of Triton before 3.3 does not declare any.
+        not mean that it is no pointer: PTX of Triton before 3.2 does not declare any.
     """
 
     index: int
@@ -70,7 +70,8 @@ class ImageKernel:
     has_line_table : bool
         Whether source lines can be found from instruction addresses.
     explicit_cluster : bool
-        Whether the launch must state a cluster size (``.explicitcluster``).
+        Whether the kernel may only be launched in clusters (``.explicitcluster``): of `cluster` where it is stated,
+        else of a size that the launch states.
     max_cluster : int or None
         Largest number of CTAs per cluster (``.maxclusterrank``).
     spill_instructions : int or None
