@@ -196,42 +196,17 @@ class Kernel:
         metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
         *,
         level: Level | str | None = None,
-        name: str | None = None,
-        signature: Mapping[str, Any] | Sequence[Any] | str | None = None,
-        device: str | Device | None = None,
-        shared: int | None = None,
-        check: str = "error",
-        target: Target | str | None = None,
-        options: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> Kernel:
-        """A kernel from content at hand; the parameters are `from_file`'s."""
-        artifact = Artifact.from_bytes(data, metadata, level)
-        return cls(
-            artifact,
-            name=name,
-            signature=signature,
-            device=device,
-            shared=shared,
-            check=check,
-            target=target,
-            options=options,
-        )
+        """A kernel from content at hand; the settings are `from_file`'s, `level` where the content does not tell."""
+        return cls(Artifact.from_bytes(data, metadata, level), **settings)
 
     @classmethod
     def from_cache(
-        cls,
-        directory: str | Path,
-        *,
-        name: str | None = None,
-        level: Level | str | None = None,
-        signature: Mapping[str, Any] | Sequence[Any] | str | None = None,
-        device: str | Device | None = None,
-        shared: int | None = None,
-        check: str = "error",
+        cls, directory: str | Path, *, name: str | None = None, level: Level | str | None = None, **settings: Any
     ) -> Kernel:
         """A kernel from a folder of Triton's cache; `level` chooses the file, the binary by default."""
-        artifact = Artifact.from_cache(directory, name, level)
-        return cls(artifact, signature=signature, device=device, shared=shared, check=check)
+        return cls(Artifact.from_cache(directory, name, level), **settings)
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -500,139 +475,8 @@ class Kernel:
             loaded.function = function
         return loaded.function
 
-    def _image_for(self, properties: DeviceProperties) -> tuple[Image, bool]:
-        """The image that a device loads, and whether the driver will compile it."""
-        if properties.device.driver == "emulator":
-            return self._ptx_image(), False
-        if self.image.format != "ptx":
-            return self.image, False
-        from trlaunch.cuda.assembler import Options
-        from trlaunch.cuda.assembler import assemble as assemble_ptx
-        from trlaunch.cuda.image import read_image
-
-        if self.code is not self.artifact and self.image.target.arch == properties.target.arch:
-            from trlaunch.lowering import lower  # the same ptxas and options as the compiler that wrote the PTX
-
-            return read_image(lower(self.code, Level.CUBIN, name=self.name).data), False
-        target = self.image.target
-        if not target.suffix and properties.target.capability >= target.capability:
-            target = properties.target  # PTX without suffix is compiled for the device at hand
-        metadata = self.metadata
-        options = Options(fmad=metadata.fp_fusion, extra=tuple(metadata.ptx_options.split())) if metadata else None
-        try:
-            assembled = assemble_ptx(self.code.data, target, options=options, driver_version=properties.driver_version)
-        except AssemblerMissing as error:
-            warnings.warn(
-                f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
-                FallbackWarning,
-                stacklevel=6,
-            )
-            return self.image, True
-        return read_image(assembled.cubin), False
-
-    def _ptx_image(self) -> Image:
-        """PTX for the emulator: the artifact's own, else the one beside it."""
-        if self.image.format == "ptx":
-            return self.image
-        beside = self.code.sibling(Level.PTX)
-        if beside is None:
-            raise ArtifactError(
-                f"{self.artifact.label} is a {self.level} and the emulator executes PTX: expected "
-                f"{self.artifact.path.stem if self.artifact.path else self.name}.ptx beside it, found none; "
-                f"give the .ptx, or run on a GPU"
-            )
-        if self.artifact.path is not None and self._given_device is None:
-            warnings.warn(
-                f"{self.artifact.label} needs a GPU: {beside.label} beside it is executed by the emulator",
-                FallbackWarning,
-                stacklevel=6,
-            )
-        from trlaunch.emulator.image import read_image
-
-        return read_image(beside.data)
-
-    def _signature_of(self, entry: ImageKernel, label: str) -> Signature:
-        sources: list[Source | None] = []
-        if self._given_signature is not None:
-            sources.append(from_caller(self._given_signature, entry))
-        for level, text in self._texts.items():
-            if level in (Level.TTGIR, Level.TTIR):
-                sources.append(from_func(text, entry.name, str(level)))
-            elif level is Level.LLIR:
-                sources.append(from_llir(text, entry.name))
-        ptx = self._ptx_entry(entry)
-        if ptx is not None:
-            sources.append(from_ptx(ptx))
-        found = [source for source in sources if source is not None]
-        try:
-            return assemble(entry, label, self.metadata, found)
-        except SignatureError as error:
-            raise SignatureError(f"{entry.name} in {self.artifact.label}: {error}") from None
-
-    def _ptx_entry(self, entry: ImageKernel) -> ImageKernel | None:
-        """The kernel in the PTX at hand, the artifact's own or the one beside it."""
-        if self.image.format == "ptx":
-            return self.image.kernels.get(entry.name)
-        text = self._texts.get(Level.PTX)
-        if text is None:
-            return None
-        from trlaunch.emulator.image import read_image
-
-        return read_image(text).kernels.get(entry.name)
-
     def __repr__(self) -> str:
         return f"trlaunch.Kernel({self.name!r}, {self.level}, {self.target})"
-
-
-def _read_image(artifact: Artifact) -> Image:
-    if artifact.level is Level.CUBIN:
-        from trlaunch.cuda.image import read_image
-
-        return read_image(artifact.data)
-    if artifact.level is Level.PTX:
-        from trlaunch.emulator.image import read_image as read_ptx
-
-        return read_ptx(artifact.text)
-    raise ArtifactError(
-        f"{artifact.label} is {artifact.level}, which this version cannot launch: expected cubin or ptx"
-    )
-
-
-def _lowered(
-    artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
-) -> Artifact:
-    """The artifact itself where a driver takes it, else the PTX that the installed Triton makes of it."""
-    if artifact.level not in (Level.TTIR, Level.TTGIR, Level.LLIR):
-        if target is not None or options:
-            raise ArgumentError(
-                f"target= and options= are for levels above PTX, {artifact.label} is {artifact.level}: leave them out"
-            )
-        return artifact
-    from trlaunch.lowering import lower
-
-    return lower(artifact, Level.PTX, target, options, name=name)
-
-
-def _name_in(metadata: Metadata | None, image: Image) -> str | None:
-    """The metadata's name, unless the image has one kernel of another name: the audit reports that pair."""
-    if metadata is None or metadata.name is None:
-        return None
-    if metadata.name not in image.kernels and len(image.kernels) == 1:
-        return None
-    return metadata.name
-
-
-def _text_siblings(artifact: Artifact) -> dict[Level, str]:
-    """The text levels beside an artifact (its own included), those with the most to say first."""
-    texts: dict[Level, str] = {}
-    for level in (Level.TTGIR, Level.TTIR, Level.LLIR, Level.PTX):
-        if artifact.level is level:
-            texts[level] = artifact.text
-        elif level in artifact.siblings:
-            beside = artifact.sibling(level)
-            if beside is not None:
-                texts[level] = beside.text
-    return texts
 
 
 def _grid(grid: int | Sequence[int]) -> tuple[int, int, int]:
@@ -644,40 +488,3 @@ def _grid(grid: int | Sequence[int]) -> tuple[int, int, int]:
         raise ArgumentError(f"grid={grid!r:.60}: expected an int or one to three ints, none negative")
     x, y, z = (*sizes, 1, 1)[:3]
     return (x, y, z)
-
-
-def _place_of(values: Sequence[Any]) -> str | None:
-    """The GPU that the first tensor on one is on."""
-    for value in flatten(values):
-        if isinstance(value, (int, float)):
-            continue
-        descriptor = TensorDescriptor.of(value)
-        tensor = descriptor.tensor if descriptor is not None else value
-        device = getattr(tensor, "device", None)
-        kind, index = getattr(device, "type", None), getattr(device, "index", None)
-        if kind == "cuda":
-            return f"cuda:{index or 0}"
-        if not is_tensor(tensor):
-            continue
-        own = getattr(tensor, "__trlaunch_view__", None)
-        if own is not None:
-            return str(own().place)
-        if hasattr(tensor, "__cuda_array_interface__") or _dlpack_cuda(tensor):
-            return _owner(tensor)
-    return None
-
-
-def _dlpack_cuda(tensor: Any) -> bool:
-    device = getattr(type(tensor), "__dlpack_device__", None)
-    return device is not None and int(device(tensor)[0]) == 2
-
-
-def _owner(tensor: Any) -> str | None:
-    try:
-        found = view(tensor)
-    except TypeError:
-        return None  # packing reports it with the parameter's name
-    if found.place is not None:
-        return found.place if found.place.startswith("cuda") else None
-    owner = get("cuda").device_of_pointer(found.address)
-    return None if owner is None else f"cuda:{owner}"
