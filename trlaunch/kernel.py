@@ -12,23 +12,18 @@ from typing import Any
 from trlaunch import streams
 from trlaunch.artifact import Artifact, Level
 from trlaunch.check import Finding, Report, Subject, audit, audit_grid
+from trlaunch.code import Code
 from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchConfig, default_device, get
 from trlaunch.errors import (
     ArgumentError,
-    ArtifactError,
-    AssemblerMissing,
     CheckError,
     CheckWarning,
-    FallbackWarning,
-    SignatureError,
 )
-from trlaunch.image import Image, ImageKernel
+from trlaunch.image import Image
 from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
-from trlaunch.signature import Signature, Source, assemble, from_caller, from_func, from_llir, from_ptx
+from trlaunch.placement import place_of
 from trlaunch.target import Target
-from trlaunch.tensor_descriptor import TensorDescriptor
-from trlaunch.tensors import is_tensor, view
 
 __all__ = ["Kernel", "Resources"]
 
@@ -91,8 +86,8 @@ class Kernel:
         Its symbol.
     artifact : Artifact
         What it was made from.
-    code : Artifact
-        What is loaded: the artifact itself, or the PTX it was lowered to.
+    code : Code
+        What becomes of it on the way to a device.
     metadata : Metadata or None
     image : Image
         What the code says about itself.
@@ -117,17 +112,16 @@ class Kernel:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
         self.artifact = artifact
-        self.code = _lowered(artifact, target, options, name)
-        self.metadata = self.code.metadata
-        self.image = _read_image(self.code)
+        self.code = Code.of(artifact, target, options, name)
+        self.metadata = self.code.ready.metadata
+        self.image = self.code.image
         self.entry = self.image.kernel(name or _name_in(self.metadata, self.image))
         self.name = self.entry.name
         self._given_signature = signature
         self._given_device = None if device is None else Device.parse(device)
         self._given_shared = shared
         self._check = check
-        self._texts = _text_siblings(self.code)
-        self.signature = self._signature_of(self.entry, str(self.code.level))
+        self.signature = self.code.signature(self.entry, self.image.format, signature)
         self._lock = threading.Lock()
         self._loaded: dict[Device, _Loaded] = {}
 
@@ -350,7 +344,7 @@ class Kernel:
             return Device.parse(device)
         if self._given_device is not None:
             return self._given_device
-        place = _place_of(values)
+        place = place_of(values)
         if place is not None:
             return Device.parse(place)
         return default_device()
@@ -445,10 +439,12 @@ class Kernel:
     def _audited(self, device: Device) -> _Loaded:
         driver = get(device.driver)
         properties = driver.properties(device.ordinal)
-        image, driver_compiles = self._image_for(properties)
+        image, driver_compiles = self.code.image_for(properties, self.name)
         entry = image.kernel(self.name)
-        signature = self.signature if image is self.image else self._signature_of(entry, image.format)
-        ttgir = self._texts.get(Level.TTGIR)
+        signature = self.signature
+        if image is not self.image:  # other offsets: ptxas moves parameters so that tensor maps are aligned
+            signature = self.code.signature(entry, image.format, self._given_signature)
+        ttgir = self.code.texts.get(Level.TTGIR)
         path = self.artifact.path
         subject = Subject(
             image=image,
@@ -477,6 +473,15 @@ class Kernel:
 
     def __repr__(self) -> str:
         return f"trlaunch.Kernel({self.name!r}, {self.level}, {self.target})"
+
+
+def _name_in(metadata: Metadata | None, image: Image) -> str | None:
+    """The metadata's name, unless the image has one kernel of another name: the audit reports that pair."""
+    if metadata is None or metadata.name is None:
+        return None
+    if metadata.name not in image.kernels and len(image.kernels) == 1:
+        return None
+    return metadata.name
 
 
 def _grid(grid: int | Sequence[int]) -> tuple[int, int, int]:

@@ -1,0 +1,171 @@
+"""Code: from an artifact to the image that a device loads, lowered or assembled on the way where that is needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trlaunch.artifact import Artifact, Level
+from trlaunch.driver import DeviceProperties
+from trlaunch.errors import ArgumentError, ArtifactError, AssemblerMissing, FallbackWarning, SignatureError
+from trlaunch.image import Image, ImageKernel
+from trlaunch.signature import Signature, Source, assemble, from_caller, from_func, from_llir, from_ptx
+from trlaunch.target import Target
+
+__all__ = ["Code"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An artifact on its way to a device.
+
+    Attributes
+    ----------
+    artifact : Artifact
+        What the user gave.
+    ready : Artifact
+        A cubin or PTX: the artifact itself, or the PTX it was lowered to.
+    image : Image
+        What `ready` says about itself.
+    texts : mapping of Level to str
+        The text levels at hand, those with the most to say about parameters first.
+    """
+
+    artifact: Artifact
+    ready: Artifact
+    image: Image
+    texts: Mapping[Level, str]
+
+    @classmethod
+    def of(
+        cls, artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
+    ) -> Code:
+        """Lower the artifact to PTX where no driver takes it as it is, and read the image."""
+        ready = _lowered(artifact, target, options, name)
+        return cls(artifact, ready, _read_image(ready), _texts(ready))
+
+    def image_for(self, properties: DeviceProperties, kernel: str) -> tuple[Image, bool]:
+        """The image of `kernel` that a device loads, and whether the driver will compile it."""
+        if properties.device.driver == "emulator":
+            return self._ptx_image(kernel), False
+        if self.image.format != "ptx":
+            return self.image, False
+        from trlaunch.cuda.assembler import Options
+        from trlaunch.cuda.assembler import assemble as assemble_ptx
+        from trlaunch.cuda.image import read_image
+
+        if self.ready is not self.artifact and self.image.target.arch == properties.target.arch:
+            from trlaunch.lowering import lower  # the same ptxas and options as the compiler that wrote the PTX
+
+            return read_image(lower(self.ready, Level.CUBIN, name=kernel).data), False
+        target = self.image.target
+        if not target.suffix and properties.target.capability >= target.capability:
+            target = properties.target  # PTX without suffix is compiled for the device at hand
+        metadata = self.ready.metadata
+        options = Options(fmad=metadata.fp_fusion, extra=tuple(metadata.ptx_options.split())) if metadata else None
+        try:
+            assembled = assemble_ptx(self.ready.data, target, options=options, driver_version=properties.driver_version)
+        except AssemblerMissing as error:
+            warnings.warn(
+                f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
+                FallbackWarning,
+                stacklevel=7,
+            )
+            return self.image, True
+        return read_image(assembled.cubin), False
+
+    def _ptx_image(self, kernel: str) -> Image:
+        """PTX for the emulator: the artifact's own, else the one beside it."""
+        if self.image.format == "ptx":
+            return self.image
+        beside = self.ready.sibling(Level.PTX)
+        if beside is None:
+            raise ArtifactError(
+                f"{self.artifact.label} is a {self.artifact.level} and the emulator executes PTX: expected "
+                f"{self.artifact.path.stem if self.artifact.path else kernel}.ptx beside it, found none; "
+                f"give the .ptx, or run on a GPU"
+            )
+        warnings.warn(
+            f"{self.artifact.label} needs a GPU: {beside.label} beside it is executed by the emulator",
+            FallbackWarning,
+            stacklevel=7,
+        )
+        from trlaunch.emulator.image import read_image
+
+        return read_image(beside.data)
+
+    def signature(
+        self, entry: ImageKernel, label: str, given: Mapping[str, Any] | Sequence[Any] | str | None
+    ) -> Signature:
+        """The parameters of a kernel, laid out as `entry`, which `label` names, has them."""
+        sources: list[Source | None] = []
+        if given is not None:
+            sources.append(from_caller(given, entry))
+        for level, text in self.texts.items():
+            if level in (Level.TTGIR, Level.TTIR):
+                sources.append(from_func(text, entry.name, str(level)))
+            elif level is Level.LLIR:
+                sources.append(from_llir(text, entry.name))
+        ptx = self._ptx_entry(entry)
+        if ptx is not None:
+            sources.append(from_ptx(ptx))
+        found = [source for source in sources if source is not None]
+        try:
+            return assemble(entry, label, self.ready.metadata, found)
+        except SignatureError as error:
+            raise SignatureError(f"{entry.name} in {self.artifact.label}: {error}") from None
+
+    def _ptx_entry(self, entry: ImageKernel) -> ImageKernel | None:
+        """The kernel in the PTX at hand, the artifact's own or the one beside it."""
+        if self.image.format == "ptx":
+            return self.image.kernels.get(entry.name)
+        text = self.texts.get(Level.PTX)
+        if text is None:
+            return None
+        from trlaunch.emulator.image import read_image
+
+        return read_image(text).kernels.get(entry.name)
+
+
+def _read_image(artifact: Artifact) -> Image:
+    if artifact.level is Level.CUBIN:
+        from trlaunch.cuda.image import read_image
+
+        return read_image(artifact.data)
+    if artifact.level is Level.PTX:
+        from trlaunch.emulator.image import read_image as read_ptx
+
+        return read_ptx(artifact.text)
+    raise ArtifactError(
+        f"{artifact.label} is {artifact.level}, which this version cannot launch: expected cubin or ptx"
+    )
+
+
+def _lowered(
+    artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
+) -> Artifact:
+    """The artifact itself where a driver takes it, else the PTX that the installed Triton makes of it."""
+    if artifact.level not in (Level.TTIR, Level.TTGIR, Level.LLIR):
+        if target is not None or options:
+            raise ArgumentError(
+                f"target= and options= are for levels above PTX, {artifact.label} is {artifact.level}: leave them out"
+            )
+        return artifact
+    from trlaunch.lowering import lower
+
+    return lower(artifact, Level.PTX, target, options, name=name)
+
+
+def _texts(artifact: Artifact) -> dict[Level, str]:
+    """The text levels beside an artifact (its own included), those with the most to say first."""
+    texts: dict[Level, str] = {}
+    for level in (Level.TTGIR, Level.TTIR, Level.LLIR, Level.PTX):
+        if artifact.level is level:
+            texts[level] = artifact.text
+        elif level in artifact.siblings:
+            beside = artifact.sibling(level)
+            if beside is not None:
+                texts[level] = beside.text
+    return texts

@@ -1,0 +1,50 @@
+"""Placement: which GPU the arguments of a launch are on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trlaunch.driver import get
+from trlaunch.packing import flatten
+from trlaunch.tensor_descriptor import TensorDescriptor
+from trlaunch.tensors import is_tensor, view
+
+__all__ = ["place_of"]
+
+
+def place_of(values: Sequence[Any]) -> str | None:
+    """The GPU that the first tensor on one is on, ``"cuda:1"``; ``None`` when none is."""
+    for value in flatten(values):
+        if isinstance(value, (int, float)):
+            continue
+        descriptor = TensorDescriptor.of(value)
+        tensor = descriptor.tensor if descriptor is not None else value
+        device = getattr(tensor, "device", None)
+        kind, index = getattr(device, "type", None), getattr(device, "index", None)
+        if kind == "cuda":
+            return f"cuda:{index or 0}"
+        if not is_tensor(tensor):
+            continue
+        own = getattr(tensor, "__trlaunch_view__", None)
+        if own is not None:
+            return str(own().place)
+        if hasattr(tensor, "__cuda_array_interface__") or _dlpack_cuda(tensor):
+            return _owner(tensor)
+    return None
+
+
+def _dlpack_cuda(tensor: Any) -> bool:
+    device = getattr(type(tensor), "__dlpack_device__", None)
+    return device is not None and int(device(tensor)[0]) == 2
+
+
+def _owner(tensor: Any) -> str | None:
+    try:
+        found = view(tensor)
+    except TypeError:
+        return None  # packing reports it with the parameter's name
+    if found.place is not None:
+        return found.place if found.place.startswith("cuda") else None
+    owner = get("cuda").device_of_pointer(found.address)
+    return None if owner is None else f"cuda:{owner}"
