@@ -53,6 +53,7 @@ QUERIES = frozenset(
         "cuDeviceGetName",
         "cuDriverGetVersion",
         "cuFuncGetAttribute",
+        "cuGetProcAddress",
         "cuInit",
         "cuPointerGetAttributes",
     }
@@ -198,7 +199,8 @@ class FakeCuda:
             )
             lines = log.read_text().splitlines() if log.exists() else []
         if check:
-            assert (result.returncode, result.stderr) == (0, "")
+            assert result.returncode == 0, f"exit {result.returncode}\n{result.stderr}"
+            assert not result.stderr, result.stderr
         return Recorded(result.stdout, result.stderr, result.returncode, [_call(json.loads(line)) for line in lines])
 
 

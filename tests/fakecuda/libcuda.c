@@ -268,12 +268,15 @@ static const struct { int code; const char *name, *text; } texts[] = {
     {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {218, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
+    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."},
     {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {500, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
     {710, "CUDA_ERROR_ASSERT", "device-side assert triggered"},
     {715, "CUDA_ERROR_ILLEGAL_INSTRUCTION", "an illegal instruction was encountered"},
     {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {720, "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE", "too many blocks in cooperative launch"},
     {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "system has unsupported display driver / cuda driver combination"},
     {912, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "invalid cluster size"},
@@ -953,20 +956,35 @@ CUresult cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t size, Strea
     return end(&r, SUCCESS);
 }
 
+static CUresult pointer_attribute(const Block *b, int attribute, CUdeviceptr at, void *value) {
+    switch (attribute) { /* CUpointer_attribute */
+    case 2: *(unsigned *)value = !b ? 0 : b->kind == LOCKED_MEMORY ? 1 : 2; break; /* MEMORY_TYPE */
+    case 3: *(CUdeviceptr *)value = b ? at : 0; break;                            /* DEVICE_POINTER */
+    case 8: *(unsigned char *)value = b && b->kind == MANAGED_MEMORY; break;      /* IS_MANAGED */
+    case 9: *(int *)value = b ? b->device : -2; break;                            /* DEVICE_ORDINAL */
+    default: return INVALID_VALUE;
+    }
+    return SUCCESS;
+}
+
+CUresult cuPointerGetAttribute(void *value, int attribute, CUdeviceptr at) {
+    CALL("cuPointerGetAttribute");
+    number(&r, "address", at);
+    number(&r, "attribute", attribute);
+    STOP_IF_FAILING(1);
+    REFUSE_IF(!find(at), INVALID_VALUE);
+    return end(&r, pointer_attribute(find(at), attribute, at, value));
+}
+
 /* As documented: memory nobody allocated or registered is answered with success and null values. */
 CUresult cuPointerGetAttributes(unsigned count, const int *attributes, void **values, CUdeviceptr at) {
     CALL("cuPointerGetAttributes");
     number(&r, "address", at);
     STOP_IF_FAILING(1);
-    const Block *b = find(at);
-    for (unsigned i = 0; i < count; i++)
-        switch (attributes[i]) { /* CUpointer_attribute */
-        case 2: *(unsigned *)values[i] = !b ? 0 : b->kind == LOCKED_MEMORY ? 1 : 2; break; /* MEMORY_TYPE */
-        case 3: *(CUdeviceptr *)values[i] = b ? at : 0; break;                            /* DEVICE_POINTER */
-        case 8: *(unsigned char *)values[i] = b && b->kind == MANAGED_MEMORY; break;      /* IS_MANAGED */
-        case 9: *(int *)values[i] = b ? b->device : -2; break;                            /* DEVICE_ORDINAL */
-        default: return end(&r, INVALID_VALUE);
-        }
+    for (unsigned i = 0; i < count; i++) {
+        CUresult status = pointer_attribute(find(at), attributes[i], at, values[i]);
+        REFUSE_IF(status, status);
+    }
     return end(&r, SUCCESS);
 }
 
@@ -1011,8 +1029,11 @@ CUresult cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *at, co
 
 /* ---- symbol lookup ------------------------------------------------------------------------------------------- */
 
+CUresult cuGetProcAddress_v2(const char *name, void **symbol, int version, uint64_t flags, int *found);
+
 #define ENTRY(name, symbol, since) {name, (void *)symbol, since}
 static const struct { const char *name; void *symbol; int since; } table[] = {
+    ENTRY("cuGetProcAddress", cuGetProcAddress_v2, 0),
     ENTRY("cuGetErrorName", cuGetErrorName, 0),
     ENTRY("cuGetErrorString", cuGetErrorString, 0),
     ENTRY("cuInit", cuInit, 0),
@@ -1066,20 +1087,29 @@ static const struct { const char *name; void *symbol; int since; } table[] = {
     ENTRY("cuMemcpyHtoDAsync", cuMemcpyHtoDAsync_v2, 0),
     ENTRY("cuMemcpyDtoHAsync", cuMemcpyDtoHAsync_v2, 0),
     ENTRY("cuMemsetD8Async", cuMemsetD8Async, 0),
+    ENTRY("cuPointerGetAttribute", cuPointerGetAttribute, 0),
     ENTRY("cuPointerGetAttributes", cuPointerGetAttributes, 0),
     ENTRY("cuTensorMapEncodeTiled", cuTensorMapEncodeTiled, 0),
 };
 
-/* The newest form of a function that the caller's toolkit `version` knows; not recorded. */
+static void *lookup(const char *name, int version) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (!strcmp(table[i].name, name) && table[i].since <= version) return table[i].symbol;
+    return NULL;
+}
+
+/*
+ * The newest form of a function that the caller's toolkit `version` knows. The bindings look up everything there is
+ * before cuInit, which is not recorded.
+ */
 CUresult cuGetProcAddress_v2(const char *name, void **symbol, int version, uint64_t flags, int *found) {
     (void)flags;
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (!strcmp(table[i].name, name) && table[i].since <= version) {
-            *symbol = table[i].symbol;
-            if (found) *found = 0;
-            return SUCCESS;
-        }
-    *symbol = NULL;
-    if (found) *found = 1;
-    return NOT_FOUND;
+    *symbol = lookup(name, version);
+    if (found) *found = !*symbol; /* CU_GET_PROC_ADDRESS_SUCCESS, _SYMBOL_NOT_FOUND */
+    if (!initialised) return *symbol ? SUCCESS : NOT_FOUND;
+    CALL("cuGetProcAddress");
+    string(&r, "name", name);
+    number(&r, "version", version);
+    STOP_IF_FAILING(0);
+    return end(&r, *symbol ? SUCCESS : NOT_FOUND);
 }

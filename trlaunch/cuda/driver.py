@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from trlaunch.cuda.context import INVALID_CONTEXT, Contexts
 from trlaunch.cuda.module import Entry, Module
-from trlaunch.cuda.status import Calls, load_bindings
+from trlaunch.cuda.status import UNKNOWN_STATUS, Calls, load_bindings
 from trlaunch.driver import Device, DeviceProperties, Function, LaunchConfig, PackedArguments
 from trlaunch.errors import ArgumentError, DriverError, ImageError
 from trlaunch.image import Image
@@ -39,6 +39,8 @@ PORTABLE_CLUSTER = 8
 TENSOR_MAP_BYTES = 128
 
 _LAUNCH_PARAM_END, _LAUNCH_PARAM_BUFFER_POINTER, _LAUNCH_PARAM_BUFFER_SIZE = range(3)
+
+_POINTER_MEMORY_TYPE, _POINTER_DEVICE_ORDINAL = 2, 9  # CUpointer_attribute
 
 _RESOURCES = {
     "registers": "NUM_REGS",
@@ -98,6 +100,24 @@ class _ParameterBuffer(threading.local):
         return self.extra
 
 
+class _PointerQuery(threading.local):
+    """One thread's question to ``cuPointerGetAttributes``.
+
+    The C function is called directly: ``cuda.bindings`` 13.3.1 answers DEVICE_ORDINAL with 0 for every pointer.
+    """
+
+    def __init__(self, function: int) -> None:
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+        self._function = prototype(function)
+        self.memory_type, self.ordinal = ctypes.c_uint(), ctypes.c_int()
+        self._attributes = (ctypes.c_int * 2)(_POINTER_MEMORY_TYPE, _POINTER_DEVICE_ORDINAL)
+        self._values = (ctypes.c_void_p * 2)(ctypes.addressof(self.memory_type), ctypes.addressof(self.ordinal))
+
+    def ask(self, address: int) -> int:
+        """The status; on success `memory_type` and `ordinal` hold the answer."""
+        return int(self._function(2, self._attributes, self._values, address))
+
+
 class CudaDriver:
     """NVIDIA devices through libcuda. Use `instance`: the driver keeps what was loaded and retained.
 
@@ -127,6 +147,7 @@ class CudaDriver:
         self._properties: dict[int, DeviceProperties] = {}
         self._pools: dict[int, Any] = {}
         self._parameters = _ParameterBuffer()
+        self._pointer_query = _PointerQuery(self._calls.address("cuPointerGetAttributes"))
         self._launch_config = functools.lru_cache(maxsize=1024)(self._make_launch_config)
 
     @classmethod
@@ -266,7 +287,7 @@ class CudaDriver:
         # a failing call included, is sorted out below. Entries are of this device only.
         try:
             entry = function.handle.entries.get(self._cuda.cuCtxGetId(None)[1])
-        except ValueError:
+        except UNKNOWN_STATUS:
             entry = None
         if entry is not None:
             self._launch(function, entry, config, arguments)
@@ -282,7 +303,7 @@ class CudaDriver:
         extra = self._parameters.fill(arguments.data)
         try:
             (status,) = self._cuda.cuLaunchKernelEx(launch_config, entry.function, None, extra)
-        except ValueError as error:
+        except UNKNOWN_STATUS as error:
             raise self._calls.unknown("cuLaunchKernelEx", error) from error
         if status:
             raise self._calls.error(
@@ -444,16 +465,15 @@ class CudaDriver:
         """
         if not 0 < address < 2**64:
             return None
-        attribute = self._cuda.CUpointer_attribute
-        wanted = [attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL]
-        status, values = self._calls.query("cuPointerGetAttributes", len(wanted), wanted, address)
+        query = self._pointer_query
+        status = query.ask(address)
         if status == INVALID_CONTEXT:  # the documented answer for memory that no context allocated or registered
             return None
         if status:
             raise self._calls.error("cuPointerGetAttributes", status, f"asking about {address:#x}")
-        memory_type, ordinal = map(int, values)
         # Unknown memory is answered with success and a memory type of 0.
-        return ordinal if memory_type and 0 <= ordinal < self.device_count() else None
+        ordinal = query.ordinal.value
+        return ordinal if query.memory_type.value and 0 <= ordinal < self.device_count() else None
 
     def wait_for_stream(self, ordinal: int, stream: int, other: int) -> None:
         """Make work queued on `stream` from now on wait for what is queued on `other`, without waiting here."""

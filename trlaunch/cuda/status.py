@@ -16,7 +16,7 @@ from typing import Any
 
 from trlaunch.errors import DeviceUnavailable, DriverError
 
-__all__ = ["STICKY", "Calls", "load_bindings"]
+__all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "load_bindings"]
 
 MINIMUM_DRIVER = (12, 0)
 """Toolkit version that a driver must serve: the first with ``cuCtxGetId``; ``cuLaunchKernelEx`` came with 11.8."""
@@ -57,11 +57,14 @@ INIT_ADVICE = {
 }
 """What to do when ``cuInit`` answers so, by code."""
 
-_UNKNOWN_STATUS = re.compile(r"(\d+) is not a valid CUresult")
+UNKNOWN_STATUS = (ValueError, KeyError)
+"""What ``cuda.bindings`` raises for a status that it has no member for (``KeyError`` in 13.0)."""
+
+_UNKNOWN_STATUS = re.compile(r"(\d+)(?: is not a valid CUresult)?")
 
 
 def load_bindings() -> ModuleType:
-    """Import ``cuda.bindings.driver`` (cuda-python 12.3 or newer).
+    """Import ``cuda.bindings.driver`` (cuda-python 12.8 or newer).
 
     Raises
     ------
@@ -72,7 +75,7 @@ def load_bindings() -> ModuleType:
         return importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
         raise DeviceUnavailable(
-            f"the CUDA driver needs cuda-python 12.3 or newer, and importing cuda.bindings.driver failed "
+            f"the CUDA driver needs cuda-python 12.8 or newer, and importing cuda.bindings.driver failed "
             f'({error}): pip install "trlaunch[cuda]"'
         ) from error
 
@@ -150,22 +153,28 @@ class Calls:
         status, *results = self._raw(call, args)
         return int(status), results[0]
 
+    def address(self, call: str) -> int:
+        """Address of a driver function, for the few that ``cuda.bindings`` does not wrap rightly."""
+        major, minor = MINIMUM_DRIVER
+        found, _ = self("cuGetProcAddress", call.encode(), major * 1000 + minor * 10, 0)
+        return int(found)
+
     def _raw(self, call: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         try:
             results: tuple[Any, ...] = getattr(self.bindings, call)(*args)
-        except ValueError as error:
+        except UNKNOWN_STATUS as error:
             raise self.unknown(call, error) from error
         return results
 
-    def unknown(self, call: str, error: ValueError) -> Exception:
+    def unknown(self, call: str, error: Exception) -> Exception:
         """The error for a status that ``cuda.bindings`` is too old to have in its enumeration.
 
-        The bindings turn every status into an enumeration member and raise ``ValueError`` where there is none.
+        The bindings turn every status into an enumeration member and raise one of `UNKNOWN_STATUS` where there is none.
         """
-        match = _UNKNOWN_STATUS.search(str(error))
+        match = _UNKNOWN_STATUS.fullmatch(str(error))
         if match is None:
             return error
-        return self.error(call, int(match[1]), "update cuda-python, which does not know this status")
+        return self.error(call, int(match[1]))
 
     def error(self, call: str, status: int, detail: str = "") -> DriverError:
         """The exception for a failed call: code, name, the driver's description, and what it usually means."""
@@ -187,7 +196,7 @@ class Calls:
         try:
             member = self.bindings.CUresult(status)
         except ValueError:
-            return f"CUDA_ERROR_{status}", "a status that this cuda-python does not know"
+            return f"CUDA_ERROR_{status}", "a status that this cuda-python does not know: update it"
         texts = []
         for call in ("cuGetErrorName", "cuGetErrorString"):
             answer, text = getattr(self.bindings, call)(member)
