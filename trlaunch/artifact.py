@@ -124,10 +124,7 @@ class Artifact:
         if found is None and level is None:
             raise ArtifactError(f"content of no known level: {_look(data)}; expected one of {_names()}, or level=...")
         if level is not None:
-            try:
-                level = Level(level)
-            except ValueError:
-                raise ArtifactError(f"level {level!r} does not exist: expected one of {_names()}") from None
+            level = _known(level)
             if found is not None and found is not level:
                 raise ArtifactError(
                     f"content is {found}, level={level} was given: leave level out or give the right file"
@@ -160,7 +157,7 @@ class Artifact:
             stem = next(iter(found))
         if stem is None:
             raise ArtifactError(f"kernel {name!r} is not in {str(directory)!r}: it holds {', '.join(sorted(found))}")
-        wanted = _BINARY_FIRST if level is None else (Level(level),)
+        wanted = _BINARY_FIRST if level is None else (_known(level),)
         for candidate in wanted:
             path = directory / f"{stem}.{candidate}"
             if path.is_file():
@@ -232,6 +229,13 @@ def detect(data: bytes) -> Level | None:
                 return Level.TTGIR if _GPU_MODULE.search(text) else Level.TTIR
             return level
     return None
+
+
+def _known(level: Level | str) -> Level:
+    try:
+        return Level(level)
+    except ValueError:
+        raise ArtifactError(f"level {level!r} does not exist: expected one of {_names()}") from None
 
 
 def _level(data: bytes, path: Path) -> Level:

@@ -7,7 +7,6 @@ Every rule is one function that yields findings; `audit` runs those that do not 
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -224,7 +223,7 @@ def _cache_key(folder: str | None) -> str | None:
     if len(folder) == 52:
         try:
             return base64.b32decode(folder + "====").hex()
-        except binascii.Error:
+        except ValueError:  # not base32, or not even ASCII
             return None
     return None
 
@@ -289,6 +288,14 @@ def _parameters(s: Subject) -> Iterator[Finding]:
             "error",
             f"{s.signature.param_bytes} bytes of parameters, a CUDA kernel takes at most {_PARAM_LIMIT}",
             "pass the values in memory",
+        )
+    if s.driver_compiles and any(p.is_tensor_map for p in params):
+        # ptxas aligns a map's address in constant memory, not its offset: the first lies at byte 48 on sm_90.
+        yield Finding(
+            "parameters",
+            "error",
+            "the driver would compile this PTX, and where it would lay out a CUtensorMap PTX does not say",
+            "install ptxas (pip install nvidia-cuda-nvcc) to assemble it without the driver, or give the cubin",
         )
     user, hidden = len(s.signature.user), len(s.signature.hidden)
     sources = ", ".join(s.signature.sources)
