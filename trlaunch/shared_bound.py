@@ -11,9 +11,9 @@ import re
 __all__ = ["shared_lower_bound"]
 
 # %0 = ttg.local_alloc ... -> !ttg.memdesc<3x64x32xf16, #shared, ...>   (triton_gpu.local_alloc, !tt.memdesc up to 3.2)
-_ALLOC = re.compile(r"^\s*(%[\w.$-]+) = \w+\.local_alloc\b.*!\w+\.memdesc<((?:\d+x)+)([a-zA-Z]\w*)", re.M)
-_NUM_CTAS = re.compile(r'num-ctas"? = (\d+)')
-_BITS = re.compile(r"(?:i|f|bf|f8E\w*?)(\d+)\Z")
+_ALLOC = re.compile(r"^\s*(%[\w.$-]+) = \w+\.local_alloc\b.*!\w+\.memdesc<((?:[0-9]{1,9}x)+)([a-zA-Z]\w*)", re.M)
+_NUM_CTAS = re.compile(r'num-ctas"? = ([1-9][0-9]{0,8})\b')
+_BITS = re.compile(r"(?:i|f|bf|f8E\w*?)([0-9]{1,9})\Z")
 
 
 def shared_lower_bound(ttgir: str) -> int:

@@ -175,20 +175,20 @@ def _func_slot(argument: Argument, name: str | None) -> Slot:
     if "tt.nv_tma_desc" in argument.attributes:
         return Slot(name, "nvTmaDesc", TENSOR_MAP_BYTES)
     type_name = _mlir_type(argument.type)
-    divisibility = argument.attributes.get("tt.divisibility", "1").partition(":")[0].strip()
-    return Slot(name, type_name, type_size(type_name), int(divisibility) if divisibility.isdigit() else 1, True)
+    divisibility = _DIVISIBILITY.match(argument.attributes.get("tt.divisibility", ""))
+    return Slot(name, type_name, type_size(type_name), int(divisibility[1]) if divisibility else 1, True)
 
 
+_DIVISIBILITY = re.compile(r"([0-9]{1,9})\s*(?::|\Z)")
 _TENSORDESC = re.compile(r"!tt\.tensordesc<(?:tensor<)?((?:\d+x)+)([A-Za-z]\w*)")
 
 
 def _mlir_type(text: str) -> str | None:
-    text = text.strip()
-    if text.startswith("!tt.ptr<"):
-        inner = text[len("!tt.ptr<") :].rpartition(">")[0].strip()
-        if not inner.startswith("!"):
-            inner = inner.partition(",")[0].strip()  # !tt.ptr<f32, 1>: the address space
-        return "*" + ((_mlir_type(inner) or "") if inner.startswith("!") else (from_mlir(inner) or ""))
+    text, pointers = text.strip(), ""
+    while text.startswith("!tt.ptr<"):
+        text, pointers = text[len("!tt.ptr<") :].rpartition(">")[0].strip(), pointers + "*"
+    if pointers:
+        return pointers + (from_mlir(text.partition(",")[0].strip()) or "")  # !tt.ptr<f32, 1>: the address space
     if m := _TENSORDESC.match(text):
         shape = ", ".join(m[1][:-1].split("x"))
         return f"tensordesc<{from_mlir(m[2]) or m[2]}[{shape}]>"
