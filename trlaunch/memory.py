@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class DeviceArray:
         """Fill from a NumPy array of the same shape and dtype (bits for bf16 and fp8); returns itself."""
         import numpy as np
 
-        source = np.ascontiguousarray(array).reshape(self.shape if np.ndim(array) == 0 else np.shape(array))
+        source = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray makes 0 axes 1
         if source.shape != self.shape or dtype_name(source.dtype) not in (
             self.dtype,
             dtype_name(numpy_dtype(self.dtype)),
@@ -145,6 +146,8 @@ def asarray(array: Any, dtype: object = None, device: str | Device | None = None
     name = dtype_name(source.dtype if dtype is None else dtype)
     if name is None:
         raise ArgumentError(f"dtype {source.dtype if dtype is None else dtype!s}: Triton has no such type")
+    if name.startswith("fp8") and source.dtype.kind not in "biu" and dtype_name(source.dtype) != name:
+        raise ArgumentError(f"an array of {source.dtype} for {name}: expected its bits in an integer array")
     if name == "bf16" and source.dtype.kind == "f":
         source = _bfloat16(source)
     elif source.dtype != numpy_dtype(name) and dtype_name(source.dtype) != name:
@@ -155,7 +158,13 @@ def asarray(array: Any, dtype: object = None, device: str | Device | None = None
 def _bfloat16(source: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     import numpy as np
 
-    bits = np.ascontiguousarray(source, np.float32).view(np.uint32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = source.astype(np.float32)
+    bits = np.array(single.view(np.uint32))
+    if source.dtype.itemsize > 4:  # towards zero, then sticky: rounding to fp32 first would round twice
+        inexact = (single != source) & np.isfinite(single)
+        bits -= (inexact & (np.abs(single) > np.abs(source))).astype(np.uint32)
+        bits |= inexact.astype(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     return np.where(np.isnan(source), np.uint16(0x7FC0), rounded)
 
@@ -165,7 +174,11 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in sizes):
-        raise ArgumentError(f"shape {shape!r}: expected non-negative ints")
-    return sizes
+    try:
+        sizes = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        numbers = tuple(operator.index(size) for size in sizes)
+    except TypeError:
+        numbers = (-1,)
+    if any(n < 0 for n in numbers):
+        raise ArgumentError(f"shape {shape!r:.60}: expected non-negative ints")
+    return numbers

@@ -188,6 +188,7 @@ class Packer:
         if isinstance(value, Pointer):
             if value.nbytes is not None:
                 launch.buffers.append(Buffer(value.address, value.nbytes, param.name or f"parameter {param.index}"))
+            self._check_alignment(param, value.address)
             return value.address
         if value is None:
             raise self._wrong(param, "a tensor, found None (Triton compiles None in as a constexpr: leave it out)")
@@ -203,26 +204,32 @@ class Packer:
             raise self._wrong(param, f"a tensor, found a {type(value).__name__} that cannot be used: {error}") from None
         self._check_dtype(param, tensor, value)
         self._check_place(launch, param, tensor, value)
-        if param.divisibility > 1 and tensor.address % param.divisibility:
+        self._check_alignment(param, tensor.address)
+        self._record(launch, param, tensor)
+        return tensor.address
+
+    def _check_alignment(self, param: Param, address: int) -> None:
+        if param.divisibility > 1 and address % param.divisibility:
             raise self._wrong(
                 param,
                 f"an address that is a multiple of {param.divisibility}, for which the kernel was specialised, found "
-                f"{tensor.address:#x}, {tensor.address % param.divisibility} past one; pass an aligned copy",
+                f"{address:#x}, {address % param.divisibility} past one; pass an aligned copy",
             )
-        self._record(launch, param, tensor)
-        return tensor.address
 
     def _record(self, launch: _Launch, param: Param, tensor: TensorView) -> None:
         launch.keep.append(tensor.keep)
         name = param.name or f"parameter {param.index}"
         launch.buffers.append(Buffer(tensor.address, tensor.extent or 0, name, tensor.read_only))
-        if tensor.stream is not None and tensor.stream != launch.stream:
+        # The array interface calls the legacy default stream 1, the driver API 0 as well.
+        if tensor.stream is not None and (tensor.stream or 1) != (launch.stream or 1):
             launch.waits.add(tensor.stream)
 
     def _check_dtype(self, param: Param, tensor: TensorView, value: Any) -> None:
-        expected, found = (param.type or "*").lstrip("*"), tensor.dtype
+        expected, found = (param.type or "*")[1:], tensor.dtype
         if not expected or found is None or expected == found:
             return
+        if expected.startswith("*"):  # pointers in memory are 64-bit integers
+            expected = "u64"
         a, b = SCALARS[expected], SCALARS[found]
         if a.size == b.size and "float" not in (a.kind, b.kind):
             return  # MLIR has no signs, and fp8 and bool come as bytes

@@ -31,10 +31,11 @@ def handle(stream: Any) -> int:
     if protocol is not None:
         pair = protocol() if callable(protocol) else protocol
         if isinstance(pair, tuple) and len(pair) == 2:
-            return int(pair[1])
+            return int(pair[1] or 0)
     for attribute in ("cuda_stream", "ptr", "handle"):
         value = getattr(stream, attribute, None)
-        value = getattr(value, "value", value)  # a ctypes pointer, as numba-cuda's handle is
+        if value is not None and hasattr(value, "value"):  # a ctypes pointer, as numba-cuda's handle is; the default stream's is null
+            value = value.value or 0
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     raise ArgumentError(

@@ -7,6 +7,7 @@ is decomposed into a pointer, shape and strides. Triton's own ``TensorDescriptor
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ __all__ = ["TensorDescriptor", "TensorMapCache", "encode"]
 
 # CUtensorMapDataType (cuda.h) by Triton's dtype, for maps without compiler metadata.
 _DATA_TYPES = {
-    "i8": 0, "u8": 0, "i1": 0, "fp8e4nv": 0, "fp8e5": 0, "fp8e4b15": 0, "fp8e4b8": 0, "fp8e5b16": 0,
+    "i8": 0, "u8": 0, "i1": 0, "u1": 0, "fp8e4nv": 0, "fp8e5": 0, "fp8e4b15": 0, "fp8e4b8": 0, "fp8e5b16": 0,
     "i16": 1, "u16": 1, "u32": 2, "i32": 3, "u64": 4, "i64": 5, "fp16": 6, "fp32": 7, "fp64": 8, "bf16": 9,
 }  # fmt: skip
 # PTX ISA, tensormap.replace: elemtype is numbered differently from 8 on (.f32.ftz, .f64, .bf16).
@@ -88,9 +89,9 @@ class TensorDescriptor:
             base = view(self.tensor, stream)
         except TypeError as error:
             raise ArgumentError(f"the descriptor's tensor is a {type(self.tensor).__name__}: {error}") from None
-        shape = tuple(self.shape) if self.shape is not None else base.shape
-        strides = tuple(self.strides) if self.strides is not None else base.strides
-        block = tuple(self.block_shape)
+        shape = _numbers("shape", self.shape) if self.shape is not None else base.shape
+        strides = _numbers("strides", self.strides) if self.strides is not None else base.strides
+        block = _numbers("block_shape", self.block_shape)
         _check(shape, strides, block, self.padding, base)
         return Resolved(base, shape, strides, block, self.padding == "nan", self.round_f32_to_tf32)
 
@@ -116,6 +117,13 @@ class Resolved:
     tf32: bool
 
 
+def _numbers(what: str, value: Sequence[Any]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(n) for n in value)
+    except TypeError:
+        raise ArgumentError(f"{what} {value!r:.60} of a descriptor: expected ints") from None
+
+
 def _check(
     shape: tuple[int, ...], strides: tuple[int, ...], block: tuple[int, ...], padding: str, base: TensorView
 ) -> None:
@@ -127,7 +135,7 @@ def _check(
         )
     if padding not in ("zero", "nan"):
         raise ArgumentError(f"padding {padding!r} of a descriptor: expected 'zero' or 'nan'")
-    if any(not isinstance(n, int) or n < 1 for n in (*shape, *block)) or any(n >= 2**32 for n in shape):
+    if any(n < 1 for n in (*shape, *block)) or any(n >= 2**32 for n in shape):
         raise ArgumentError(f"shape {shape} and block_shape {block} of a descriptor: expected ints from 1 to 2**32-1")
     if strides[-1] != 1:
         raise ArgumentError(f"strides {strides} of a descriptor: expected the last to be 1 (TMA reads rows)")

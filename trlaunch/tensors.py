@@ -131,9 +131,11 @@ def dtype_name(dtype: object) -> str | None:
         return name
     import numpy as np
 
+    if dtype is None:  # to NumPy it means float64
+        return None
     try:
         return _DTYPES.get(np.dtype(dtype).name)  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses strings such as "(2,"
         return None
 
 
@@ -173,6 +175,16 @@ def view(value: Any, stream: int = 0) -> TensorView:
     if own is not None:
         result: TensorView = own(value)
         return result
+    try:
+        found = _from_protocol(value, stream)
+    except (ValueError, OverflowError) as error:  # a number that is none, strides of another length than shape
+        raise TypeError(f"what it says of itself is malformed: {error}") from None
+    if not 0 <= found.address < 2**64:
+        raise TypeError(f"its address is {found.address:#x}")
+    return found
+
+
+def _from_protocol(value: Any, stream: int) -> TensorView:
     if callable(getattr(value, "data_ptr", None)):
         return _from_data_ptr(value)
     interface = getattr(value, "__cuda_array_interface__", None)
@@ -324,7 +336,8 @@ def export_dlpack(owner: Any, address: int, shape: tuple[int, ...], dtype: str, 
     device : tuple of int
         DLDeviceType and ordinal.
     """
-    code, bits = next(key for key, name in _DLPACK_CODES.items() if name == dtype)
+    wanted = "i1" if dtype == "u1" else dtype
+    code, bits = next(key for key, name in _DLPACK_CODES.items() if name == wanted)
     sizes = (ctypes.c_int64 * max(len(shape), 1))(*shape)
     strides = (ctypes.c_int64 * max(len(shape), 1))(*contiguous_strides(shape))
     managed = _DLManagedTensor(
