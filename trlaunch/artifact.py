@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from trlaunch.errors import ArtifactError, FallbackWarning, MetadataError
+from trlaunch.errors import ArtifactError, FallbackWarning, MetadataError, warn
 from trlaunch.metadata import Metadata
 
 __all__ = ["Artifact", "Level"]
@@ -246,7 +245,7 @@ def _level(data: bytes, path: Path) -> Level:
             raise ArtifactError(f"{path.name}: content of no known level ({_look(data)}); expected one of {_names()}")
         return stated
     if stated not in (None, found) and {stated, found} != {Level.PYTHON, Level.GLUON}:
-        warnings.warn(f"{path.name} is {found} by its content and is taken as that", FallbackWarning, stacklevel=4)
+        warn(f"{path.name} is {found} by its content and is taken as that", FallbackWarning)
     return found
 
 

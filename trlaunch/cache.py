@@ -15,12 +15,11 @@ import re
 import secrets
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trlaunch.errors import FallbackWarning
+from trlaunch.errors import FallbackWarning, warn
 
 __all__ = ["Entry", "clear", "entries", "get", "key", "path", "put"]
 
@@ -226,10 +225,9 @@ def _unwritable(error: OSError) -> bool:
     folder = path()
     if folder not in _warned:
         _warned.add(folder)
-        warnings.warn(
+        warn(
             f"the cache folder {str(folder)!r} cannot be written ({error.strerror or error}), so nothing is kept for "
             f"the next run; set {_VARIABLE} to a folder that can",
             FallbackWarning,
-            stacklevel=3,
         )
     return False

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import DeviceProperties
-from trlaunch.errors import ArgumentError, ArtifactError, AssemblerMissing, FallbackWarning, SignatureError
+from trlaunch.errors import ArgumentError, ArtifactError, AssemblerMissing, FallbackWarning, SignatureError, warn
 from trlaunch.image import Image, ImageKernel
 from trlaunch.signature import Signature, Source, assemble, from_caller, from_func, from_llir, from_ptx
 from trlaunch.target import Target
@@ -68,10 +67,9 @@ class Code:
         try:
             assembled = assemble_ptx(self.ready.data, target, options=options, driver_version=properties.driver_version)
         except AssemblerMissing as error:
-            warnings.warn(
+            warn(
                 f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
                 FallbackWarning,
-                stacklevel=7,
             )
             return self.image, True
         return read_image(assembled.cubin), False
@@ -87,10 +85,9 @@ class Code:
                 f"{self.artifact.path.stem if self.artifact.path else kernel}.ptx beside it, found none; "
                 f"give the .ptx, or run on a GPU"
             )
-        warnings.warn(
+        warn(
             f"{self.artifact.label} needs a GPU: {beside.label} beside it is executed by the emulator",
             FallbackWarning,
-            stacklevel=7,
         )
         from trlaunch.emulator.image import read_image
 

@@ -6,12 +6,11 @@ A driver receives the packed parameter bytes and never learns types; which drive
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trlaunch.errors import DeviceUnavailable, FallbackWarning
+from trlaunch.errors import DeviceUnavailable, FallbackWarning, warn
 from trlaunch.image import Image
 from trlaunch.target import Target
 
@@ -241,9 +240,8 @@ def default_device() -> Device:
         reason = "the CUDA driver sees no device"
     except DeviceUnavailable as error:
         reason = str(error)
-    warnings.warn(
+    warn(
         f"no GPU, so the emulator is used ({reason}); device='emulator' chooses it without this warning",
         FallbackWarning,
-        stacklevel=3,
     )
     return Device("emulator")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ __all__ = [
     "SignatureError",
     "TrlaunchError",
     "UnsupportedInstruction",
+    "warn",
 ]
 
 
@@ -186,3 +190,12 @@ class CheckWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """Something else than what was asked for is used, for example the emulator where there is no GPU."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called into trlaunch, however deep the reason was found."""
+    package = os.path.dirname(__file__) + os.sep
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

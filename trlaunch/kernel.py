@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from trlaunch.errors import (
     ArgumentError,
     CheckError,
     CheckWarning,
+    warn,
 )
 from trlaunch.image import Image
 from trlaunch.metadata import Metadata
@@ -244,6 +244,7 @@ class Kernel:
             The kernel cannot run there.
         """
         loaded = self._load(self._choose(device, ()))
+        self._raise(self._report(loaded, loaded.findings), f"{self.name} cannot run on {loaded.device}")
         function = self._function(loaded)
         stated = loaded.driver.resources(function)
         config = self._config((1, 1, 1), 0)
@@ -398,17 +399,17 @@ class Kernel:
         findings = loaded.findings
         if not any(f.severity == "error" for f in findings):
             findings += self._audit_grid(loaded, ctas)
-        report = self._report(loaded, findings)
-        if not report.ok:
-            text = "; ".join(
-                f"{f.rule}: {f.message}; {f.hint}" if f.hint else f"{f.rule}: {f.message}" for f in report.errors
-            )
-            message = f"{self.name} was not launched on {loaded.device}: {text}"
-            if self._check == "error":
-                raise CheckError(message, report)
-            warnings.warn(message.replace("was not launched", "should not be launched"), CheckWarning, stacklevel=4)
+        self._raise(self._report(loaded, findings), f"{self.name} was not launched on {loaded.device}")
         if len(loaded.grids) < 4096:
             loaded.grids.add(ctas)
+
+    def _raise(self, report: Report, what: str) -> None:
+        if report.ok:
+            return
+        reasons = "; ".join(f"{f.rule}: {f.message}" + (f"; {f.hint}" if f.hint else "") for f in report.errors)
+        if self._check == "error":
+            raise CheckError(f"{what}: {reasons}", report)
+        warn(f"check='warn' lets this pass: {reasons}", CheckWarning)
 
     def _audit_grid(self, loaded: _Loaded, ctas: tuple[int, int, int]) -> tuple[Finding, ...]:
         cooperative = self.metadata.cooperative if self.metadata else False

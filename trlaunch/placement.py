@@ -29,6 +29,8 @@ def place_of(values: Sequence[Any]) -> str | None:
         own = getattr(tensor, "__trlaunch_view__", None)
         if own is not None:
             return str(own().place)
+        if 0 in (getattr(tensor, "shape", None) or ()):
+            continue  # an empty array has no memory that could be anywhere
         if hasattr(tensor, "__cuda_array_interface__") or _dlpack_cuda(tensor):
             return _owner(tensor)
     return None
