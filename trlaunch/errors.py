@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -194,7 +193,7 @@ class FallbackWarning(UserWarning):
 
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line that called into trlaunch, however deep the reason was found."""
-    package = os.path.dirname(__file__) + os.sep
+    package = __file__.removesuffix("errors.py")
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
