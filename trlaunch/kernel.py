@@ -111,6 +111,8 @@ class Kernel:
     ) -> None:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
+        if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int) or shared < 0):
+            raise ArgumentError(f"shared={shared!r:.60}: expected a number of bytes")
         self.artifact = artifact
         self.code = Code.of(artifact, target, options, name)
         self.metadata = self.code.ready.metadata
@@ -247,7 +249,7 @@ class Kernel:
         self._raise(self._report(loaded, loaded.findings), f"{self.name} cannot run on {loaded.device}")
         function = self._function(loaded)
         stated = loaded.driver.resources(function)
-        config = self._config((1, 1, 1), 0)
+        config = self._config(self._ctas((1, 1, 1)), 0)
         entry = loaded.subject.entry
         return Resources(
             registers=stated.get("registers", entry.registers),

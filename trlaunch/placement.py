@@ -32,7 +32,9 @@ def place_of(values: Sequence[Any]) -> str | None:
         if 0 in (getattr(tensor, "shape", None) or ()):
             continue  # an empty array has no memory that could be anywhere
         if hasattr(tensor, "__cuda_array_interface__") or _dlpack_cuda(tensor):
-            return _owner(tensor)
+            place = _owner(tensor)
+            if place is not None:  # an empty array has no memory, hence no owner
+                return place
     return None
 
 
