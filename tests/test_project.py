@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import trlaunch
+import trlaunch.errors
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "trlaunch"
@@ -256,10 +257,11 @@ def test_the_commands_of_the_docs_run(page, command, expected, artifacts):
     assert "Traceback" not in found.stderr
 
 
-def test_every_rule_of_the_check_is_explained():
+def test_every_rule_of_the_check_and_every_error_is_explained():
+    page = (ROOT / "docs" / "errors.md").read_text()
     rules = set(re.findall(r'Finding\(\s*"([\w-]+)"', (PACKAGE / "check.py").read_text()))
-    explained = set(re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.M))
-    assert rules == explained
+    assert rules == set(re.findall(r"^\| `([a-z][\w-]+)` \|", page, re.M))
+    assert [name for name in trlaunch.errors.__all__ if f"`{name}`" not in page and name != "TrlaunchError"] == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, "docs/api.md", "CONTRIBUTING.md"])

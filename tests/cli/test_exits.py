@@ -26,6 +26,7 @@ CASES = [
     (errors.ImageError("no"), 1),
     (errors.SignatureError("no"), 1),
     (errors.ArgumentError("no"), 1),
+    (errors.LoweringError("no", stage="ptx"), 1),
     (errors.AssemblerError("no", "ptxas: line 3"), 1),
     (errors.AssemblerMissing("no"), 3),
     (errors.EmulatorError("no"), 1),
