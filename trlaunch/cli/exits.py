@@ -20,6 +20,7 @@ from trlaunch.errors import (
     DeviceUnavailable,
     DriverError,
     Fault,
+    LoweringError,
     TrlaunchError,
 )
 
@@ -53,6 +54,8 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
 
 def exit_code(error: TrlaunchError) -> Exit:
     """The exit code that stands for an error."""
+    if isinstance(error, LoweringError) and error.stage == "install":
+        return Exit.UNAVAILABLE
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
@@ -89,7 +92,7 @@ class _Notes:
 
 
 def _log(error: TrlaunchError) -> str:
-    log = error.log.strip() if isinstance(error, AssemblerError) else ""
+    log = error.log.strip() if isinstance(error, (AssemblerError, LoweringError)) else ""
     return "" if not log or log in str(error) else "\n" + "\n".join(f"  {line}" for line in log.splitlines())
 
 
