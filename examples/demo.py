@@ -73,7 +73,7 @@ def choose() -> tuple[driver.Device, str, str]:
             level = "cubin" if capability == 90 or capability // 10 == 8 else "ptx"
             return driver.Device("cuda", 0), folder, level
     except trlaunch.DeviceUnavailable as error:
-        print(f"No NVIDIA GPU ({error}).\nThe kernels' PTX runs on the emulator instead.")
+        print(f"No NVIDIA GPU, so the kernels' PTX runs on the emulator.\n({error})\n")
     return driver.Device("emulator"), "cuda80", "ptx"
 
 
@@ -119,7 +119,7 @@ def main() -> int:
             str(device),
             str(kernel.level),
             " x ".join(map(str, case.grid)),
-            "-" if resources.registers is None else str(resources.registers),
+            str(resources.registers or "-"),
             f"{resources.dynamic_shared + resources.static_shared:,} B",
             f"{seconds * 1e3:.3f} ms",
             f"{error:.2e}",
