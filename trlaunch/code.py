@@ -51,7 +51,7 @@ class Code:
             return self._ptx_image(kernel), False
         if self.image.format != "ptx":
             return self.image, False
-        from trlaunch.cuda.assembler import Options
+        from trlaunch.cuda.assembler import Options, strides_in_16_bytes
         from trlaunch.cuda.assembler import assemble as assemble_ptx
         from trlaunch.cuda.image import read_image
 
@@ -67,6 +67,8 @@ class Code:
         try:
             assembled = assemble_ptx(self.ready.data, target, options=options, driver_version=properties.driver_version)
         except AssemblerMissing as error:
+            if strides_in_16_bytes(self.ready.text):
+                raise  # the driver's compiler would misread it, too
             warn(
                 f"{self.artifact.label}: no ptxas at hand, the driver's own compiler is used ({error})",
                 FallbackWarning,

@@ -12,12 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.corpus import Case, cases
+from tests.corpus import Case, cases, find
 from tests.cuda import ptx
 from tests.cuda.conftest import Oracle
 from trlaunch import cache
 from trlaunch.cuda import assembler, toolkit
-from trlaunch.cuda.assembler import Options, assemble, choose, find_assemblers, parse_resources, ptx_isa, ptx_version
+from trlaunch.cuda.assembler import (
+    Options,
+    assemble,
+    choose,
+    find_assemblers,
+    parse_resources,
+    ptx_isa,
+    ptx_version,
+    strides_in_16_bytes,
+)
 from trlaunch.cuda.image import read_image
 from trlaunch.cuda.toolkit import Tool
 from trlaunch.errors import AssemblerError, AssemblerMissing
@@ -385,3 +394,18 @@ def test_any_log_is_read(log: str) -> None:
     for name, resources in parse_resources(log).items():
         assert name
         assert resources.registers == 24
+
+
+def test_ptx_with_strides_for_an_old_ptxas_is_not_given_to_a_newer_one(
+    nowhere: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = find("3.3.1", "cuda:90", "scratch_kernel").text("ptx")
+    assert strides_in_16_bytes(text)
+    assert not strides_in_16_bytes(find("3.4.0", "cuda:90", "scratch_kernel").text("ptx"))
+    assert not strides_in_16_bytes(find("3.3.1", "cuda:90", "add_kernel").text("ptx"))
+    newer, older = fake(tmp_path / "new" / "ptxas", "13.0.88"), fake(tmp_path / "old" / "ptxas", "12.4.99")
+    nowhere.setenv("PATH", f"{newer.parent}{os.pathsep}/usr/bin:/bin")
+    with pytest.raises(AssemblerMissing, match=r"it divides tensormap strides by 16, .* ptxas up to 12\.4"):
+        assemble(text, Target("cuda", "90", "a"))
+    nowhere.setenv("TRLAUNCH_PTXAS", str(older))
+    assert assemble(text, Target("cuda", "90", "a")).assembler.version == (12, 4)

@@ -26,6 +26,7 @@ __all__ = [
     "parse_resources",
     "ptx_isa",
     "ptx_version",
+    "strides_in_16_bytes",
 ]
 
 _VARIABLE = "TRLAUNCH_PTXAS"
@@ -59,6 +60,9 @@ _PTX_ISA: Mapping[tuple[int, int], tuple[int, int]] = {
     (13, 4): (9, 4),
     (13, 5): (9, 5),
 }
+
+_GLOBAL_STRIDE = "tensormap.replace.tile.global_stride"
+_STRIDES_IN_16_BYTES = ((12, 4), (8, 4))  # the last CUDA release and PTX version that had them in these units
 
 _PTX_VERSION = re.compile(r"^[ \t]*\.version[ \t]+(\d+)\.(\d+)", re.MULTILINE)
 _LOC = re.compile(r"^[ \t]*\.loc[ \t]", re.MULTILINE)
@@ -187,7 +191,23 @@ def ptx_isa(release: tuple[int, int]) -> tuple[int, int] | None:
     return _PTX_ISA.get(release)
 
 
-def choose(ptx_version: tuple[int, int], target: Target, driver_version: tuple[int, int] | None = None) -> Tool:
+def strides_in_16_bytes(ptx: str) -> bool:
+    """Whether a text was written for the ``tensormap.replace...global_stride`` of ptxas up to 12.4.
+
+    Those stored the operand as it is, so that Triton 3.3 wrote strides divided by 16; from 12.8 on ptxas divides, as
+    the PTX ISA says (SASS of one kernel of Triton 3.3.1 by ptxas 12.4, 12.8 and 12.9). Such a text assembled by a
+    newer ptxas reads other memory, without an error.
+    """
+    return _GLOBAL_STRIDE in ptx and ptx_version(ptx) <= _STRIDES_IN_16_BYTES[1]
+
+
+def choose(
+    ptx_version: tuple[int, int],
+    target: Target,
+    driver_version: tuple[int, int] | None = None,
+    *,
+    newest: tuple[int, int] | None = None,
+) -> Tool:
     """The newest ptxas whose cubins the driver loads and that knows this PTX and architecture.
 
     Parameters
@@ -198,6 +218,8 @@ def choose(ptx_version: tuple[int, int], target: Target, driver_version: tuple[i
     driver_version : tuple of int or None
         CUDA version of the driver. It loads cubins of its own major version, newer minor ones included (CUDA minor
         version compatibility), and of older ones. ``None`` where no driver is there to please.
+    newest : tuple of int or None
+        Newest CUDA release whose ptxas reads the text as it was meant (`strides_in_16_bytes`).
 
     Raises
     ------
@@ -213,6 +235,10 @@ def choose(ptx_version: tuple[int, int], target: Target, driver_version: tuple[i
     refused = []
     for tool in sorted(seen, key=lambda tool: tool.version or (0, 0), reverse=True):
         reason = _refusal(tool, ptx_version, target, driver_version)
+        if not reason and newest is not None and (tool.version or newest) > newest:
+            reason = (
+                f"it divides tensormap strides by 16, which this PTX has done for ptxas up to {newest[0]}.{newest[1]}"
+            )
         if not reason:
             return tool
         refused.append(f"  {tool}: {reason}")
@@ -276,7 +302,8 @@ def assemble(
     """
     text = _decoded(ptx)
     options = options or Options()
-    tool = choose(ptx_version(text), target, driver_version)
+    newest = _STRIDES_IN_16_BYTES[0] if strides_in_16_bytes(text) else None
+    tool = choose(ptx_version(text), target, driver_version, newest=newest)
     arguments = options.arguments(text)
     key = cache.key("ptxas", tool.build, tool.path.name, target.sm, *arguments, text)
     cubin, log = cache.get(key, "cubin"), cache.get(key, "log")
