@@ -194,7 +194,7 @@ class FallbackWarning(UserWarning):
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line that called into trlaunch, however deep the reason was found."""
     package = __file__.removesuffix("errors.py")
-    level, frame = 1, sys._getframe(1)
+    level, frame = 2, sys._getframe(1)  # 1 is the line below
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
