@@ -686,7 +686,9 @@ static CUresult config_status(const Config *c, const Function *f, const unsigned
     if (f->module->context != current() || f->module->context_id != current()->id) return INVALID_HANDLE;
     if (stream_status(c->stream)) return stream_status(c->stream);
     for (int i = 0; i < 3; i++)
-        if (!c->grid[i] || !c->block[i] || !cluster[i] || c->grid[i] % cluster[i]) return INVALID_VALUE;
+        if (!c->grid[i] || !c->block[i] || !cluster[i]) return INVALID_VALUE;
+    for (int i = 0; i < 3; i++)
+        if (c->grid[i] % cluster[i]) return INVALID_CLUSTER_SIZE;
     if (c->block[0] * c->block[1] * c->block[2] > 1024) return INVALID_VALUE;
     if ((int)c->shared > f->attributes[MAX_DYNAMIC_SHARED]) return INVALID_VALUE;
     if (ctas > 1 && capabilities[current()->device] < 90) return INVALID_VALUE;
@@ -1004,6 +1006,7 @@ CUresult cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *at, co
     CALL("cuTensorMapEncodeTiled");
     number(&r, "element_type", type);
     address(&r, "address", at);
+    REFUSE_IF(!shape || !strides || !box || !steps, INVALID_VALUE); /* strides for rank 1 too */
     numbers(&r, "shape", shape, rank, 1);
     numbers(&r, "strides", strides, rank - 1, 1);
     numbers(&r, "box", box, rank, 0);

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from trlaunch.cuda.status import Calls
+from trlaunch.cuda.status import UNKNOWN_STATUS, Calls
 from trlaunch.errors import DeviceUnavailable, DriverError
 
 __all__ = ["Contexts"]
@@ -55,12 +55,17 @@ class Contexts:
 
     def current_id(self) -> int | None:
         """Identity of the calling thread's current context, ``None`` when it has none."""
-        status, context_id = self.calls.query("cuCtxGetId", None)
+        # Every launch comes through here: the binding is called directly.
+        try:
+            status, context_id = self.calls.bindings.cuCtxGetId(None)
+        except UNKNOWN_STATUS as error:
+            raise self.calls.unknown("cuCtxGetId", error) from error
+        if not status:
+            found: int = context_id
+            return found
         if status == INVALID_CONTEXT:
             return None
-        if status:
-            raise self.calls.error("cuCtxGetId", status)
-        return int(context_id)
+        raise self.calls.error("cuCtxGetId", int(status))
 
     def ordinal_of(self, context_id: int) -> int:
         """Ordinal of the device of the current context, whose identity is `context_id`."""
@@ -75,7 +80,11 @@ class Contexts:
         The thread's current context is taken when it belongs to the device; else the primary context is pushed and
         popped again.
         """
-        return _Use(self, ordinal)
+        return _Use(self, ordinal, self.current_id())
+
+    def use_instead_of(self, context_id: int | None, ordinal: int) -> _Use:
+        """`use`, when the identity of the thread's current context was asked for already."""
+        return _Use(self, ordinal, context_id)
 
     @contextlib.contextmanager
     def use_exactly(self, context: Any, context_id: int) -> Iterator[bool]:
@@ -110,35 +119,40 @@ class Contexts:
 
     def primary(self, ordinal: int) -> Any:
         """The primary context of a device, retained once."""
-        device = self.device(ordinal)
-        with self._lock:
-            if ordinal not in self._primary:
-                self._primary[ordinal] = self.calls("cuDevicePrimaryCtxRetain", device)
-            return self._primary[ordinal]
+        primary = self._primary.get(ordinal)
+        if primary is None:
+            device = self.device(ordinal)
+            with self._lock:
+                primary = self._primary.get(ordinal)
+                if primary is None:
+                    primary = self._primary[ordinal] = self.calls("cuDevicePrimaryCtxRetain", device)
+        return primary
 
 
 class _Use:
     """The block of `Contexts.use`; a class, because a generator costs a microsecond more in every launch."""
 
-    __slots__ = ("_contexts", "_ordinal", "_pushed")
+    __slots__ = ("_contexts", "_current_id", "_ordinal", "_pushed")
 
-    def __init__(self, contexts: Contexts, ordinal: int) -> None:
+    def __init__(self, contexts: Contexts, ordinal: int, current_id: int | None) -> None:
         self._contexts = contexts
         self._ordinal = ordinal
+        self._current_id = current_id
         self._pushed = False
 
     def __enter__(self) -> int:
-        contexts = self._contexts
-        context_id = contexts.current_id()
-        if context_id is None or contexts.ordinal_of(context_id) != self._ordinal:
-            contexts.calls("cuCtxPushCurrent", contexts.primary(self._ordinal))
-            try:
-                context_id = int(contexts.calls("cuCtxGetId", None))
-            except DriverError:
-                contexts.calls("cuCtxPopCurrent")
-                raise
-            self._pushed = True
-        return context_id
+        contexts, current_id = self._contexts, self._current_id
+        if current_id is not None and contexts.ordinal_of(current_id) == self._ordinal:
+            return current_id
+        contexts.calls("cuCtxPushCurrent", contexts.primary(self._ordinal))
+        try:
+            # Asked for every time: a reset gives the same handle another identity.
+            pushed_id = int(contexts.calls("cuCtxGetId", None))
+        except DriverError:
+            contexts.calls("cuCtxPopCurrent")
+            raise
+        self._pushed = True
+        return pushed_id
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -28,7 +28,8 @@ MAX_PARAMETER_BYTES = 32764
 """Largest parameter buffer of a kernel (CUDA C++ Programming Guide: 32,764 bytes from sm_70 on, 4,096 before)."""
 
 PARAMETER_ALIGNMENT = 64
-"""A CUtensorMap parameter must lie at a multiple of 64 bytes (``cuda.h``); its offset in the buffer is one."""
+"""Alignment of the parameter buffer, that of a CUtensorMap. Offsets in it are the image's: ptxas aligns a parameter by
+its place in constant memory, so that one of 64 bytes may lie at offset 48."""
 
 POOL_ALIGNMENT = 256
 """Alignment in bytes of every allocation of the driver (CUDA C++ Programming Guide, "at least 256 bytes")."""
@@ -283,16 +284,13 @@ class CudaDriver:
         DriverError
             The driver refuses the launch, or an earlier one failed.
         """
-        # Contexts are asked directly here to save a microsecond; whatever is not a context known to hold the kernel,
-        # a failing call included, is sorted out below. Entries are of this device only.
-        try:
-            entry = function.handle.entries.get(self._cuda.cuCtxGetId(None)[1])
-        except UNKNOWN_STATUS:
-            entry = None
+        context_id = self._contexts.current_id()
+        # Entries are of this device only, so a context that has one needs no further question.
+        entry = None if context_id is None else function.handle.entries.get(context_id)
         if entry is not None:
             self._launch(function, entry, config, arguments)
             return
-        with self._contexts.use(function.device.ordinal) as context_id:
+        with self._contexts.use_instead_of(context_id, function.device.ordinal) as context_id:
             self._launch(function, function.module.entry(function.handle, context_id), config, arguments)
 
     def _launch(self, function: Function, entry: Entry, config: LaunchConfig, arguments: PackedArguments) -> None:
@@ -544,7 +542,7 @@ class CudaDriver:
                 rank,
                 address,
                 dimensions,
-                steps,
+                steps or [cuda.cuuint64_t(0)],  # not looked at for rank 1, yet a null pointer is refused
                 boxes,
                 ones,
                 cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trlaunch.errors import DeviceUnavailable, DriverError
+from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, TrlaunchError
 
 __all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "load_bindings"]
 
@@ -36,12 +36,12 @@ ADVICE = {
     218: "the driver's compiler rejected the PTX: assemble it with ptxas to see the lines",
     222: "the PTX is newer than the driver: assemble it with ptxas, or update the driver",
     400: "a stream or event of another context or device gives this too: check which device the stream belongs to",
-    701: "too many threads, registers or shared memory for one block",
+    701: "too many registers or threads for one block, or more parameter bytes than the kernel has",
     720: "a cooperative grid must fit on the device all at once: launch fewer blocks",
     801: "this device or driver does not support what was asked for",
     900: "this is not allowed while the stream is captured into a graph: launch once before the capture",
     906: "the legacy default stream cannot be used while another stream is captured: pass stream=",
-    912: "the cluster is larger than the device can schedule with these resources",
+    912: "the grid is no multiple of the cluster, or the cluster is larger than the device can schedule",
 }
 """What a status usually means here, by code."""
 
@@ -164,16 +164,18 @@ class Calls:
             results: tuple[Any, ...] = getattr(self.bindings, call)(*args)
         except UNKNOWN_STATUS as error:
             raise self.unknown(call, error) from error
+        except OverflowError as error:
+            raise ArgumentError(f"a number is out of the range that {call} takes: {error}") from error
         return results
 
-    def unknown(self, call: str, error: Exception) -> Exception:
+    def unknown(self, call: str, error: Exception) -> TrlaunchError:
         """The error for a status that ``cuda.bindings`` is too old to have in its enumeration.
 
         The bindings turn every status into an enumeration member and raise one of `UNKNOWN_STATUS` where there is none.
         """
         match = _UNKNOWN_STATUS.fullmatch(str(error))
         if match is None:
-            return error
+            return ArgumentError(f"cuda-python refused the arguments of {call}: {error}")
         return self.error(call, int(match[1]))
 
     def error(self, call: str, status: int, detail: str = "") -> DriverError:
