@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,11 +102,13 @@ def render(module: ModuleType) -> Iterator[str]:
         shown = f"trlaunch.{name}" if name in exported else f"{module.__name__}.{name}"
         if not (inspect.isclass(obj) or inspect.isfunction(obj)):
             continue
-        plain = inspect.isclass(obj) and (issubclass(obj, Exception) or obj.__init__ is object.__init__)
+        plain = inspect.isclass(obj) and (issubclass(obj, (Exception, Enum)) or obj.__init__ is object.__init__)
         yield f"### {shown}"
         if not plain and (call := signature(obj)):
             yield f"```python\n{name}{call}\n```"
         yield markdown(inspect.getdoc(obj) or "")
+        if inspect.isclass(obj) and issubclass(obj, Enum):
+            yield ", ".join(f"`{member.value}`" for member in obj)
         if inspect.isclass(obj):
             for member, value in members(obj):
                 head = f"#### {name}.{member}"
