@@ -34,8 +34,8 @@ def handle(stream: Any) -> int:
             return int(pair[1] or 0)
     for attribute in ("cuda_stream", "ptr", "handle"):
         value = getattr(stream, attribute, None)
-        if value is not None and hasattr(value, "value"):  # a ctypes pointer, as numba-cuda's handle is; the default stream's is null
-            value = value.value or 0
+        if value is not None and hasattr(value, "value"):
+            value = value.value or 0  # a ctypes pointer, as numba-cuda's handle is; the default stream's is null
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     raise ArgumentError(
