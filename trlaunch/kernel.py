@@ -77,8 +77,8 @@ class _Loaded:
 class Kernel:
     """One kernel, launched straight through the driver.
 
-    Made by `from_file`, `from_bytes` or `from_cache`. A kernel works on several devices and from several threads; it
-    is loaded on a device when it is first launched there.
+    Made by `from_file`, `from_bytes`, `from_cache` or `from_function`. A kernel works on several devices and from
+    several threads; it is loaded on a device when it is first launched there.
 
     Attributes
     ----------
@@ -203,6 +203,63 @@ class Kernel:
     ) -> Kernel:
         """A kernel from a folder of Triton's cache; `level` chooses the file, the binary by default."""
         return cls(Artifact.from_cache(directory, name, level), **settings)
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Any,
+        *example_args: Any,
+        grid: Any = None,
+        target: Target | str | None = None,
+        device: str | Device | None = None,
+        options: Mapping[str, Any] | None = None,
+        check: str = "error",
+        **keywords: Any,
+    ) -> Kernel:
+        """A kernel from a ``@triton.jit`` or ``@gluon.jit`` function, compiled for the arguments of one call.
+
+        The installed Triton compiles it as for a launch with these arguments: for their dtypes, for addresses and
+        integers that are multiples of 16, integers that are 1, ``None``. `launch` then takes the arguments that are
+        not compiled in.
+
+        Parameters
+        ----------
+        function : JITFunction or function
+            Of Triton or Gluon; a plain function is taken as one of ``@triton.jit``.
+        *example_args
+            In order; tensors of any framework, numbers, tuples, descriptors. A dtype (NumPy's, torch's) or a string
+            such as ``"*fp16"`` stands for an aligned tensor.
+        grid : int, sequence of int or callable, optional
+            Audited at once, as a launch with it would be; a callable is given the arguments by name.
+        target : str or Target, optional
+            What to compile for, ``"cuda:90"``; no GPU is needed then. Left out, the device's own.
+        device : str, optional
+            Left out, where the arguments are, else the GPU if there is one, else the emulator.
+        options : mapping, optional
+            Compile options by Triton's names: ``{"num_warps": 8}``.
+        check : {"error", "warn"}
+            Whether an error of the audit refuses a launch.
+        **keywords
+            Arguments by name, constexprs among them; those that name no parameter are compile options, too.
+
+        Raises
+        ------
+        ArgumentError
+            The function does not take these arguments.
+        LoweringError
+            Triton is missing, has no such option, or could not compile the function.
+        """
+        from trlaunch.lowering.specialize import bind, compile_function, grid_of, jit_function, where
+
+        bound = bind(jit_function(function), example_args, {**keywords, **(options or {})})
+        level, chosen = where(target, device, tuple(bound.values.values()))
+        compiled = compile_function(bound, level, chosen)
+        kernel = cls(compiled.artifact, signature=compiled.types, device=device, check=check)
+        if grid is not None:
+            report = kernel.check(grid_of(grid, bound), device)
+            if not report.ok and check == "error":
+                raise CheckError(f"{kernel.name} cannot be launched on this grid:\n{report}", report)
+        return kernel
 
     # --- what it is --------------------------------------------------------------------------------------------------
 

@@ -106,26 +106,45 @@ def lower(
 def lower_source(source: Any, to: Level | str, target: Target, options: Mapping[str, Any], *, gluon: bool) -> Artifact:
     """The kernel of a source object of Triton's (``ASTSource``, ``GluonASTSource``) at a level.
 
-    The source is lowered anew each time: its text is Python's, and what it refers to is not in it. The levels below
-    are kept by the content of the first.
+    The first stage runs anew each time: its text is Python's, and what that refers to is not in it. What follows is
+    kept by the content that the first stage gives.
     """
     to = _level(to)
     compiler = Compiler(target, {}, gluon=gluon, strict=options)
     metadata = compiler.first_metadata()
     files: dict[str, bytes] = {}
     stem = source.name
+    stages = compiler.names()
+    if str(to) not in stages:
+        raise LoweringError(
+            f"there is no way from {stem} to {to} for {target}: expected one of {', '.join(stages)}", stage="levels"
+        )
+    key = ""
     with progress(f"compiling {stem} for {target}") as say:
         say("python")
         module = compiler.make_ir(source)
-        for stage in compiler.names():
+        before: Artifact | None = None
+        for stage in stages[: stages.index(str(to)) + 1]:
             say(stage)
-            if stage == "glir":
-                continue
-            module = compiler.run(stage, module, metadata)
-            files[f"{stem}.{stage}"] = module if isinstance(module, bytes) else str(module).encode()
-            if stage == str(to):
-                break
-    key = cache.key("source", release(), str(target), str(to), stem, _stable(dict(options)), *files.values())
+            if before is None:
+                module = compiler.run(stage, module, metadata)
+                module_text = str(module)
+                key = cache.key(
+                    "source", release(), str(target), str(to), stem, _stable(dict(options)), stage, module_text
+                )
+                found = _cached(key, stem, to, _HIP if target.backend == "hip" else _CUDA)
+                if found is not None:
+                    return found
+            else:
+                module = _reproducible(
+                    key, before, target, {}, options, lambda s=stage, m=module: compiler.run(s, m, metadata)
+                )
+            data = module if isinstance(module, bytes) else str(module).encode()
+            if stage in Level._value2member_map_:  # 3.9 calls Gluon's first stage glir, which is no level
+                files[f"{stem}.{stage}"] = data
+                before = Artifact(Level(stage), data)
+            else:
+                before = Artifact(Level.TTGIR, data)
     return _finished(key, stem, to, files, metadata, None)
 
 

@@ -7,6 +7,8 @@ by one, which needs no GPU and no torch in any release from 3.0 to 3.9.
 from __future__ import annotations
 
 import contextlib
+import copy
+import importlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -21,7 +23,7 @@ from typing import Any
 from trlaunch.errors import LoweringError
 from trlaunch.target import Target
 
-__all__ = ["Compiler", "captured_stderr", "installed_release", "release"]
+__all__ = ["Compiler", "active_target", "captured_stderr", "installed_release", "load", "release", "release_number"]
 
 # MLIR prints diagnostics to the C stderr, and Triton's environment switches are the process's: one compile at a time.
 LOCK = threading.RLock()
@@ -53,6 +55,63 @@ def release() -> str:
             stage="install",
         )
     return importlib.metadata.version("triton")
+
+
+def release_number() -> tuple[int, int]:
+    """Minor release of the installed Triton; raises as `release` does."""
+    major, minor = release().split(".")[:2]
+    return int(major), int(minor)
+
+
+def load(module: str) -> Any:
+    """A module of the installed Triton by its name below ``triton``: ``load("runtime.jit")``.
+
+    Raises
+    ------
+    LoweringError
+        Triton is not installed, or this release has no such module.
+    """
+    try:
+        return importlib.import_module(f"triton.{module}")
+    except ImportError as error:
+        raise LoweringError(f"Triton {release()} cannot give triton.{module}: {error}", stage="install") from error
+
+
+class _ActiveTarget:
+    """Triton's active driver as the thread that compiles sees it; other threads see the driver that was there.
+
+    From 3.5 on ``triton.language.target_info`` asks the active driver, not the target of the compilation, and
+    answers False to everything where there is none; Gluon's first module does so in 3.4.
+    """
+
+    def __init__(self, target: Any, others: Callable[[], Any]) -> None:
+        self._thread = threading.get_ident()
+        self._others = others
+        self._own = {
+            "get_current_target": lambda: target,
+            "get_current_device": lambda: 0,
+            "get_current_stream": lambda _device: 0,
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        if threading.get_ident() == self._thread and name in self._own:
+            return self._own[name]
+        return getattr(self._others(), name)
+
+
+@contextlib.contextmanager
+def active_target(target: Any) -> Iterator[None]:
+    """Answer questions about the current target with a ``GPUTarget`` while Python is compiled."""
+    with LOCK:
+        config = load("runtime.driver").driver
+        # `active` became a property over `_active` in 3.5, which makes the GPU's driver when it is read.
+        attribute = "_active" if "_active" in vars(config) else "active"
+        saved = getattr(config, attribute)
+        config.set_active(_ActiveTarget(target, lambda: saved if saved is not None else config.default))
+        try:
+            yield
+        finally:
+            setattr(config, attribute, saved)
 
 
 class Compiler:
@@ -97,8 +156,16 @@ class Compiler:
             taken = {k: v for k, v in options.items() if k in known and k not in _NOT_TAKEN}
             merged = {**taken, **(strict or {})}
             self.options = self.backend.parse_options({k: _tuples(v) for k, v in merged.items() if v is not None})
+        self.gluon = gluon
         self.stages: dict[str, Callable[[Any, dict[str, Any]], Any]] = {}
         self._add_stages(gluon)
+
+    def with_backend(self, backend: Any) -> Compiler:
+        """The same compiler with the stages of another backend object."""
+        other = copy.copy(self)
+        other.backend, other.stages = backend, {}
+        other._add_stages(self.gluon)
+        return other
 
     def _option_names(self) -> set[str]:
         # parse_options drops what it does not know in silence, so the dataclass behind it is asked first.
@@ -160,7 +227,7 @@ class Compiler:
             arguments["module_map"] = self.backend.get_module_map()
         if "target" in parameters:
             arguments["target"] = self.gpu_target
-        with _failing("python"):
+        with active_target(self.gpu_target), _failing("python"):
             module = source.make_ir(**arguments)
         module.context = context
         return module
