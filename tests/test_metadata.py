@@ -126,7 +126,7 @@ json_values = st.recursive(
     max_leaves=8,
 )
 REAL = find("3.9.0", "cuda:90", "tma_matmul_kernel")
-keys = st.sampled_from(sorted(REAL.metadata) + ["cluster_dims", "block_size", "elem_type"])
+keys = st.sampled_from([*sorted(REAL.metadata), "cluster_dims", "block_size", "elem_type"])
 
 
 @given(st.one_of(st.binary(), st.text(), st.dictionaries(keys, json_values).map(json.dumps)))
