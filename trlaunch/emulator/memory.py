@@ -227,6 +227,14 @@ def _serialise(view: Array, index: Array, change: Callable[..., Array], operands
     starts = np.flatnonzero(first)
     counts = np.diff(np.append(starts, len(order)))
     changed = False
+    if isinstance(change, np.ufunc) and len(starts) < int(counts.max()):
+        for start, count in zip(starts, counts, strict=True):
+            at = order[start : start + count]
+            steps = change.accumulate(np.concatenate([view[index[at[:1]]], operands[0][at]]), dtype=view.dtype)
+            old[at] = steps[:-1]
+            view[index[at[0]]] = steps[-1]
+            changed = changed or steps[-1:].tobytes() != steps[:1].tobytes()
+        return old, changed
     for turn in range(int(counts.max())):
         at = order[starts[counts > turn] + turn]
         before = view[index[at]]
@@ -252,7 +260,6 @@ class SharedMemory:
         self.flat = {size: view.reshape(-1) for size, view in self.views.items()}
         self.common = np.zeros(self.stride, bool)
         self.own: Array | None = None
-        self.writes = 0
         self._rows = {size: np.arange(ctas, dtype=np.int64)[:, None] * (self.stride // size) for size in _VIEWS}
 
     def _index(self, address: Array, mask: Array | None, size: int, site: int, action: str) -> Array:
@@ -303,7 +310,6 @@ class SharedMemory:
             mask = _trim(mask)
             if mask is _NOBODY:
                 return
-        self.writes += 1
         index = self._index(address, mask, size, site, "store")
         uniform = index.shape[0] == 1
         if uniform and (mask is None or mask.shape[0] == 1):
@@ -350,8 +356,7 @@ class SharedMemory:
         result = np.zeros(shape, dtype)
         view = self.flat[size].view(dtype)
         values = [np.broadcast_to(o, shape)[here] for o in operands]
-        result[here], changed = _serialise(view, rows[here], change, values)
-        self.writes += changed
+        result[here], _ = _serialise(view, rows[here], change, values)
         return result
 
     def forget(self, index: Array, size: int) -> None:

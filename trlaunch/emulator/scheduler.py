@@ -13,6 +13,7 @@ If nothing can run, or a poll goes round and round while memory does not change,
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ __all__ = ["DEFAULT_STEP_LIMIT", "Scheduler"]
 #: Blocks that a chunk may run before its launch counts as hung.
 DEFAULT_STEP_LIMIT = 5_000_000
 #: Rounds of polling without any change to memory that count as a deadlock.
-_MAX_SPINS = 2_000
+_MAX_SPINS = 500
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Scheduler:
         self.counts: dict[int, int | None] = {}
         self.whole = chunk.start is None  # no lane has exited and none is missing
         self._spins = 0
-        self._spin_mark = -1
+        self._spin_mark = (-1, 0)
         self._force = False
         self._site_of_end = _sites_of_ends(program)
 
@@ -143,7 +144,8 @@ class Scheduler:
             if self.waiting:
                 raise self._deadlock()
             return False
-        mark = self.chunk.memory.writes + self.chunk.shared.writes
+        # Polling code passes what it read through shared memory, so writing there is no progress; other bytes are.
+        mark = self.chunk.memory.writes, zlib.crc32(self.chunk.shared.bytes)
         self._spins = self._spins + 1 if mark == self._spin_mark else 0
         self._spin_mark = mark
         if self._spins > _MAX_SPINS:

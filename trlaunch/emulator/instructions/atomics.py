@@ -22,10 +22,6 @@ _BITS = ("b32", "b64")
 _INT = ("u32", "s32", "u64", "s64")
 
 
-def _add(old: Array, value: Array) -> Array:
-    return old + value
-
-
 def _inc(old: Array, limit: Array) -> Array:
     return np.where(old >= limit, U4(0), old + U4(1))
 
@@ -56,7 +52,7 @@ def _add_bf16x2(old: Array, value: Array) -> Array:
 
 #: By operation, or operation and type: the types it is executed for, and the new value of the old and the operands.
 CHANGES: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
-    "add": (("u32", "s32", "u64", "f16", "f32", "f64"), _add),
+    "add": (("u32", "s32", "u64", "f16", "f32", "f64"), np.add),
     "add_bf16": (("bf16",), _add_bf16),
     "add_f16x2": (("f16x2",), _add_f16x2),
     "add_bf16x2": (("bf16x2",), _add_bf16x2),
