@@ -26,22 +26,31 @@ def no_ptxas(monkeypatch):
     monkeypatch.setattr(assembler, "find_assemblers", list)
 
 
+def refusals(kernel, version, driver):
+    """Rules that must refuse PTX which the driver would compile."""
+    newest = ptx_isa(driver.properties(0).driver_version)
+    # PTX does not say where a CUtensorMap lies that is passed by value, and the driver's compiler is not asked.
+    by_value = any(param.is_tensor_map for param in kernel.signature.params)
+    too_new = newest is not None and version > newest
+    return ["parameters"] * by_value + ["ptx-version"] * too_new
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_driver_compiles_it_or_the_check_says_why_not(case, no_ptxas, driver, request):
     if case.target == "cuda:90":
         request.getfixturevalue("hopper")
     placed = put(launch_of(case), case)
     kernel = trlaunch.Kernel.from_file(case.path("ptx"))
-    readable = ptx_version(case.text("ptx")) <= (ptx_isa(driver.properties(0).driver_version) or (99, 0))
+    reasons = refusals(kernel, ptx_version(case.text("ptx")), driver)
     with pytest.warns(trlaunch.FallbackWarning, match="the driver's own compiler is used"):
         report = kernel.check(placed.launch.grid)
-    if readable:
+    assert [finding.rule for finding in report.errors] == reasons
+    if reasons:
+        with pytest.raises(trlaunch.CheckError, match=reasons[0]):
+            kernel.launch(placed.launch.grid, *placed.arguments)
+    else:
         kernel.launch(placed.launch.grid, *placed.arguments)
         assert placed.wrong() == ""
-    else:
-        assert [finding.rule for finding in report.errors] == ["ptx-version"]
-        with pytest.raises(trlaunch.CheckError, match=r"ptx-version: PTX \d+\.\d+, the driver"):
-            kernel.launch(placed.launch.grid, *placed.arguments)
 
 
 def test_ptx_newer_than_the_driver_would_be_refused_by_it(no_ptxas, driver, hopper):

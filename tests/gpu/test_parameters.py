@@ -1,4 +1,4 @@
-"""Tensor descriptors: where a cubin wants them, and that the driver's two ways of passing arguments agree on it."""
+"""Where parameters lie: what a cubin says against what the driver says, above all about tensor descriptors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,43 @@ import pytest
 
 import trlaunch
 from tests import corpus
-from tests.gpu.bindings import cuda
+from tests.gpu.bindings import cuda, status
 from tests.gpu.bindings import driver as bindings
 from tests.gpu.launches import launch_of, put
+from trlaunch.cuda.assembler import ptx_isa, ptx_version
 
 pytestmark = pytest.mark.gpu
 
 BY_VALUE = [case for case in corpus.cases(target="cuda:90", kernel="tma_matmul_kernel") if case.version >= (3, 2)]
+
+
+def said_by_driver(data, name, count):
+    """Offset and size of each parameter, as the driver has them for a loaded module."""
+    module = cuda("cuModuleLoadData", data)
+    function = cuda("cuModuleGetFunction", module, name.encode())
+    layout = [tuple(map(int, cuda("cuFuncGetParamInfo", function, i))) for i in range(count)]
+    assert status("cuFuncGetParamInfo", function, count), "the driver knows of one more parameter"
+    cuda("cuModuleUnload", module)
+    return layout
+
+
+@pytest.mark.parametrize("case", corpus.cases(target="cuda:90"), ids=str)
+def test_every_parameter_is_where_the_driver_has_it(case, context, hopper):
+    params = trlaunch.Kernel.from_file(case.path("cubin")).signature.params
+    found = said_by_driver(case.bytes("cubin"), case.kernel, len(params))
+    assert found == [(p.offset, p.size) for p in params]
+
+
+def test_where_the_drivers_compiler_puts_a_tensor_map(context, driver, hopper, report):
+    """PTX does not say: the reason why such PTX is refused where there is no ptxas."""
+    newest = ptx_isa(driver.properties(0).driver_version)
+    for case in BY_VALUE:
+        text = case.bytes("ptx")
+        if newest is None or ptx_version(text.decode()) <= newest:
+            count = len(trlaunch.Kernel.from_file(case.path("ptx")).signature.params)
+            layout = said_by_driver(text + b"\0", case.kernel, count)
+            assert layout[0][1] == 128
+            report(f"{case}: the driver's compiler puts the first tensor map at byte {layout[0][0]}")
 
 
 @pytest.mark.parametrize("case", BY_VALUE, ids=str)
@@ -43,7 +73,7 @@ def test_the_buffer_laid_out_as_the_cubin_says_is_what_the_driver_makes_of_singl
     cuda("cuCtxSynchronize")
     assert placed.wrong() == ""
     cuda("cuModuleUnload", module)
-    report(f"{case}: the first tensor map is at byte {params[0].offset} of {kernel.signature.param_bytes}")
+    report(f"{case}: the cubin has the first tensor map at byte {params[0].offset} of {kernel.signature.param_bytes}")
 
 
 def test_reads_outside_the_tensor_give_zero(hopper):
