@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import Device, default_device, get
-from trlaunch.errors import ArgumentError, LoweringError
+from trlaunch.errors import ArgumentError, CheckError, LoweringError, TrlaunchError
 from trlaunch.lowering.lower import lower_source
 from trlaunch.lowering.triton_compiler import Compiler, load, release, release_number
 from trlaunch.packing import describe
@@ -29,10 +29,12 @@ __all__ = [
     "Specialised",
     "bind",
     "compile_function",
+    "derived",
     "grid_of",
     "is_dtype",
     "is_gluon",
     "jit_function",
+    "known_to_autotuner",
     "make_jit_function",
     "runtime_leaves",
     "specialise",
@@ -113,6 +115,65 @@ def make_jit_function(kind: Any, function: Any, **options: Any) -> Any:
             f"({error}); define it in a file",
             stage="python",
         ) from error
+
+
+def derived(function: Any, class_over: Callable[[type], type], options: Mapping[str, Any]) -> Any:
+    """A function of a class derived from Triton's (or Gluon's) ``JITFunction``.
+
+    Parameters
+    ----------
+    function : JITFunction or function
+    class_over : callable
+        The derived class by the class of Triton's.
+    options : mapping
+        ``triton.jit``'s keywords, for a plain function.
+    """
+    kind = load("runtime.jit").JITFunction
+    if inspect.isfunction(function):
+        return make_jit_function(class_over(kind), function, **options)
+    if not isinstance(function, kind):
+        name = type(function).__name__
+        raise ArgumentError(
+            f"@trlaunch.jit above {name}: expected a function; put it under @triton.autotune and @triton.heuristics, "
+            f"where @triton.jit would be"
+        )
+    if options:
+        raise ArgumentError(
+            f"{', '.join(options)}: {function.__name__} was made by a jit of Triton's already: give them there"
+        )
+    base = next(c for c in type(function).__mro__ if c.__module__.partition(".")[0] == "triton")
+    copy: Any = object.__new__(class_over(base))
+    vars(copy).update(vars(function))  # its source may have been changed since: made anew, it would be lost
+    return copy
+
+
+def known_to_autotuner(error: TrlaunchError) -> TrlaunchError:
+    """The error, as one of those that ``triton.autotune`` takes for "this configuration does not work" where it is.
+
+    That is a failed ``tl.static_assert``, a failed ptxas, and more shared memory, threads or tensor memory than the
+    device has.
+    """
+    module, names = load("runtime.errors"), ("PTXASError", "OutOfResources")
+    kinds = [load("compiler.errors").CompileTimeAssertionFailure, *(getattr(module, n, None) for n in names)]
+    assertion, assembler, resources = kinds
+    kind = None
+    if isinstance(error, LoweringError) and error.__cause__ is not None:
+        kind = next((k for k in (assertion, assembler) if k is not None and isinstance(error.__cause__, k)), None)
+    elif isinstance(error, CheckError):
+        failed = {finding.rule for finding in error.report.errors}
+        kind = resources if failed and failed <= {"shared", "block", "tmem"} else None
+    if kind is None:
+        return error
+    return _as_both(error, kind)
+
+
+def _as_both(error: TrlaunchError, kind: type[Exception]) -> TrlaunchError:
+    own = type(error)
+    both: Any = type(own.__name__, (own, kind), {"__str__": Exception.__str__, "__reduce__": Exception.__reduce__})
+    made: TrlaunchError = both.__new__(both)
+    vars(made).update(vars(error))
+    made.args = error.args
+    return made
 
 
 def is_gluon(function: Any) -> bool:
