@@ -1,0 +1,1 @@
+"""What ``nox -s matrix`` runs: every release of Triton on the same kernels, one environment each."""
