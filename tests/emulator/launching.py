@@ -17,7 +17,7 @@ import pytest
 from trlaunch.driver import Buffer, Function, LaunchConfig, PackedArguments
 from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.emulator.image import read_image
-from trlaunch.image import Image, ImageKernel
+from trlaunch.image import ImageKernel
 
 HEADER = ".version 8.0\n.target sm_90\n.address_size 64\n"
 REGISTERS = ".reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<19>; .reg .b64 %d<19>; .reg .f32 %f<9>; .reg .f64 %g<9>;\n"

@@ -1,5 +1,7 @@
 """A fault names the lane, the address, the buffer, and the line at each level."""
 
+# ruff: noqa: E501  (tables of PTX statements read best as rows)
+
 from __future__ import annotations
 
 import re

@@ -1,5 +1,7 @@
 """Floating-point arithmetic and conversions over edge values, against exact fractions."""
 
+# ruff: noqa: E501  (tables of PTX statements read best as rows)
+
 from __future__ import annotations
 
 import math
@@ -198,7 +200,7 @@ WIDE = [
     127.5,
 ]
 for of in ("f32", "f64", "f16"):
-    values = EDGES[of] + [v for v in WIDE if of == "f64" or of == "f32"] + ([0.5, 2.5, -3.5] if of == "f16" else [])
+    values = [*EDGES[of], *([0.5, 2.5, -3.5] if of == "f16" else WIDE)]
     values = [float(np.array(v, TYPES[of][2])) for v in values]
     for to in ("u16", "s16", "u32", "s32", "u64", "s64"):
         for mode in ("rni", "rzi", "rmi", "rpi"):
@@ -244,7 +246,7 @@ for mode in ("rn", "rz"):
                   lambda a, m=mode: 0x7FFF if a != a else bf16_bits(rounded(a, "bf16", m)), (NARROW,)))  # fmt: skip
 for mode in ("rn", "rz", "rm", "rp"):
     OPS.append(Op(f"cvt_{mode}_f32_f64", f"cvt.{mode}.f32.f64 %d, %a;", ("f32", "f64"),
-                  finite_or(lambda a, m=mode: rounded(a, "f32", m)), (EDGES["f64"] + [1 + 2.0**-24, 1 + 3 * 2.0**-24, -1e-46],)))  # fmt: skip
+                  finite_or(lambda a, m=mode: rounded(a, "f32", m)), ([*EDGES["f64"], 1 + 2.0**-24, 1 + 3 * 2.0**-24, -1e-46],)))  # fmt: skip
 
 
 def pair(function):

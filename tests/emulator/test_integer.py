@@ -1,5 +1,7 @@
 """Integer, logic, selection and byte instructions over edge values, against Python's integers."""
 
+# ruff: noqa: E501  (tables of PTX statements read best as rows)
+
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,7 @@
 """Loads, stores, atomics and asynchronous copies; and the driver's own memory."""
 
+# ruff: noqa: E501  (tables of PTX statements read best as rows)
+
 from __future__ import annotations
 
 from collections import Counter

@@ -1,5 +1,7 @@
 """Shuffles, votes, matches, reductions, matrices and barriers, against the PTX ISA's pseudo-code and NumPy."""
 
+# ruff: noqa: E501  (tables of PTX statements read best as rows)
+
 from __future__ import annotations
 
 import numpy as np
@@ -123,7 +125,7 @@ def mma_body(shape: str) -> str:
     lines = [
         "mov.u32 %r1, %tid.x; mul.wide.u32 %d1, %r1, 16; add.s64 %d2, %a0, %d1; add.s64 %d3, %a1, %d1; add.s64 %d4, %a2, %d1;"
     ]
-    lines += [f".reg .b32 %x<4>, %y<4>, %z<4>; .reg .f32 %w<4>;"]
+    lines += [".reg .b32 %x<4>, %y<4>, %z<4>; .reg .f32 %w<4>;"]
     lines += [f"ld.global.b32 %x{k}, [%d3+{4 * k}];" for k in range(a)]
     lines += [f"ld.global.b32 %y{k}, [%d4+{4 * k}];" for k in range(b)]
     z = "w" if ".f32." in f".{shape.split('.')[3]}." else "z"
@@ -150,7 +152,7 @@ ELEMENTS = {"f16": np.float16, "bf16": np.uint16, "tf32": np.float32, "s8": np.i
 
 @pytest.mark.parametrize("shape", FRAGMENTS)
 def test_mma(shape: str) -> None:
-    a_count, b_count, d_count = FRAGMENTS[shape]
+    a_count, b_count, _ = FRAGMENTS[shape]
     size, _, _, out, left, right, _ = shape.split(".")
     k = int(size.partition("k")[2])
     rng = np.random.default_rng(1)
