@@ -33,9 +33,11 @@ if TYPE_CHECKING:
         UnsupportedInstruction,
     )
     from trlaunch.image import Image, ImageKernel
+    from trlaunch.jit_function import TrlaunchFunction, jit
     from trlaunch.kernel import Kernel, Resources
     from trlaunch.memory import DeviceArray, asarray, empty
     from trlaunch.metadata import Metadata
+    from trlaunch.patch import TritonPatch, patch_triton
     from trlaunch.signature import Param, Signature
     from trlaunch.target import Target
     from trlaunch.tensor_descriptor import TensorDescriptor
@@ -64,9 +66,11 @@ _MODULES = {
         "UnsupportedInstruction",
     ),
     "image": ("Image", "ImageKernel"),
+    "jit_function": ("TrlaunchFunction", "jit"),
     "kernel": ("Kernel", "Resources"),
     "memory": ("DeviceArray", "asarray", "empty"),
     "metadata": ("Metadata",),
+    "patch": ("TritonPatch", "patch_triton"),
     "signature": ("Param", "Signature"),
     "target": ("Target",),
     "tensor_descriptor": ("TensorDescriptor",),
@@ -105,11 +109,15 @@ __all__ = [
     "SignatureError",
     "Target",
     "TensorDescriptor",
+    "TritonPatch",
     "TrlaunchError",
+    "TrlaunchFunction",
     "UnsupportedInstruction",
     "__version__",
     "asarray",
     "empty",
+    "jit",
+    "patch_triton",
 ]
 
 

@@ -85,6 +85,10 @@ class DeviceArray:
         strides = contiguous_strides(self.shape)
         return TensorView(self.address, self.nbytes, self.dtype, str(self.device), self.shape, strides, keep=self)
 
+    def data_ptr(self) -> int:
+        """The address: Triton's own launch takes what has it and a ``dtype`` for a tensor."""
+        return self.address
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         if self.device.driver != "cuda":

@@ -39,6 +39,7 @@ __all__ = [
     "runtime_leaves",
     "specialise",
     "where",
+    "without_const",
 ]
 
 
@@ -345,14 +346,14 @@ def specialise(bound: Bound, compiler: Compiler) -> Specialised:
         source_kind = load("experimental.gluon._runtime").GluonASTSource
     else:
         source_kind = load("compiler.compiler").ASTSource
-    types = {key: "constexpr" if key in constants else _without_const(signature[key]) for key in bound.values}
+    types = {key: "constexpr" if key in constants else without_const(signature[key]) for key in bound.values}
     return Specialised(source_kind(function, signature, constants, attributes), types)
 
 
-def _without_const(kind: Any) -> Any:
+def without_const(kind: Any) -> Any:
     """``*fp16`` of ``*kfp16``, a pointer that is only read; tuples throughout."""
     if isinstance(kind, tuple):
-        return tuple(_without_const(item) for item in kind)
+        return tuple(without_const(item) for item in kind)
     return "*" + kind[2:] if kind.startswith("*k") else kind
 
 

@@ -23,7 +23,16 @@ from typing import Any
 from trlaunch.errors import LoweringError
 from trlaunch.target import Target
 
-__all__ = ["Compiler", "active_target", "captured_stderr", "installed_release", "load", "release", "release_number"]
+__all__ = [
+    "Compiler",
+    "active_attribute",
+    "active_target",
+    "captured_stderr",
+    "installed_release",
+    "load",
+    "release",
+    "release_number",
+]
 
 # MLIR prints diagnostics to the C stderr, and Triton's environment switches are the process's: one compile at a time.
 LOCK = threading.RLock()
@@ -99,13 +108,17 @@ class _ActiveTarget:
         return getattr(self._others(), name)
 
 
+def active_attribute(config: Any) -> str:
+    """Where a ``DriverConfig`` keeps the active driver; from 3.5 on ``active`` is a property that makes one."""
+    return "_active" if "_active" in vars(config) else "active"
+
+
 @contextlib.contextmanager
 def active_target(target: Any) -> Iterator[None]:
     """Answer questions about the current target with a ``GPUTarget`` while Python is compiled."""
     with LOCK:
         config = load("runtime.driver").driver
-        # `active` became a property over `_active` in 3.5, which makes the GPU's driver when it is read.
-        attribute = "_active" if "_active" in vars(config) else "active"
+        attribute = active_attribute(config)
         saved = getattr(config, attribute)
         config.set_active(_ActiveTarget(target, lambda: saved if saved is not None else config.default))
         try:
