@@ -54,6 +54,7 @@ class Packer:
             index: metas[i] if i < len(metas) else None for i, index in enumerate(slots)
         }
         release = tuple(int(n) for n in (metadata.release or "0").split(".")[:2] if n.isdigit()) if metadata else ()
+        self.takes_addresses = metadata is not None and metadata.releases == "3.0 or 3.1"
         # These two releases pass the shape of a padded fp4 descriptor as the map has it, doubled.
         self.doubles_fp4_shape = release in ((3, 5), (3, 6))
 
@@ -304,7 +305,6 @@ class Packer:
         param, rank = self.user[position], len(resolved.shape)
         if category(param.type) not in ("pointer", None) or param.size != 8:
             raise self._wrong(param, "another kind of argument, found a tensor descriptor")
-        self._check_dtype(param, resolved.base, resolved.base.keep)
         flags = [b"\0" if not flag else b"\1" for flag in (resolved.nan, resolved.tf32)]
         after = position + 1 + 2 * rank
         taken = 0  # no flag in 3.4, padding from 3.5, tf32 rounding from 3.7
@@ -320,17 +320,19 @@ class Packer:
             *(_int(n, 4) for n in resolved.shape),
             *(_int(n, 8) for n in resolved.strides),
         ]
-        self._expect_sizes(position, [len(f) for f in fields], f"a decomposed descriptor of {rank} axes")
+        hint = "; Triton 3.0 and 3.1 take its address: pass descriptor.on_device()" if self.takes_addresses else ""
+        self._expect_sizes(position, [len(f) for f in fields], f"a decomposed descriptor of {rank} axes", hint)
+        self._check_dtype(param, resolved.base, resolved.base.keep)
         self._record(launch, param, resolved.base)
         self._write(launch, position, fields)
         return len(fields)
 
-    def _expect_sizes(self, position: int, sizes: list[int], what: str) -> None:
+    def _expect_sizes(self, position: int, sizes: list[int], what: str, hint: str = "") -> None:
         found = [p.size for p in self.user[position : position + len(sizes)]]
         if found != sizes:
             raise self._wrong(
                 self.user[position],
-                f"{what} to take slots of {sizes} bytes, found {found}: the kernel takes no such descriptor here",
+                f"{what} to take slots of {sizes} bytes, found {found}: the kernel takes no such descriptor here{hint}",
             )
 
     def _write(self, launch: _Launch, position: int, fields: Sequence[bytes]) -> None:

@@ -337,6 +337,27 @@ for release in ("3.2.0", "3.3.1"):
             assert bytes.fromhex(launch["parameters"])[: len(expected)] == expected
 
 
+def test_ptx_is_launched_with_the_offsets_of_what_ptxas_made_of_it(fakecuda, tmp_path):
+    recorded = run(
+        fakecuda,
+        TMA
+        + """
+device = "cuda:0"
+for level in ("cubin", "ptx"):
+    kernel = Kernel.from_file(find("3.6.0", "cuda:90", "tma_matmul_kernel").path(level))
+    block = [64, 64]
+    kernel.launch(1, descriptor(A, M, K, block), descriptor(B, K, N, block), descriptor(C, M, N, block), M, N, K)
+    print(level, [p.offset for p in kernel.signature][:3])
+""",
+        env={"TRLAUNCH_CACHE_DIR": str(tmp_path)},
+    )
+    assert recorded.stdout.splitlines() == ["cubin [48, 176, 180]", "ptx [0, 128, 132]"]
+    assert [c["format"] for c in recorded.of("cuModuleLoadDataEx")] == ["elf", "elf"]
+    cubin, ptx = recorded.of("cuLaunchKernelEx")
+    assert (cubin["parameters"], cubin["shared"]) == (ptx["parameters"], ptx["shared"])
+    assert bytes.fromhex(cubin["parameters"])[:48] == bytes(48)
+
+
 def test_descriptors_of_3_0_are_passed_by_the_address_of_a_map_on_the_device(fakecuda):
     recorded = run(
         fakecuda,
@@ -345,6 +366,12 @@ def test_descriptors_of_3_0_are_passed_by_the_address_of_a_map_on_the_device(fak
 device = "cuda:0"
 kernel = Kernel.from_file(find("3.0.0", "cuda:90", "tma_matmul_kernel").path("cubin"))
 maps = [descriptor(at, 512, 512, [64, 64]).on_device() for at in (A, B, C)]
+try:
+    kernel.launch(1, *(descriptor(at, 512, 512, [64, 64]) for at in (A, B, C)), 512, 512, 512)
+except trlaunch.ArgumentError as error:
+    assert str(error).endswith("Triton 3.0 and 3.1 take its address: pass descriptor.on_device()"), error
+else:
+    raise AssertionError("the descriptor was taken")
 kernel.launch(1, *maps, 512, 512, 512)
 print(json.dumps([[m.address for m in maps], [m.numpy().tobytes().hex() for m in maps]]))
 """,
