@@ -55,6 +55,18 @@ def test_numbers_of_the_encoding_are_innermost_first():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
+def test_every_rank_has_a_stride_for_each_axis_but_the_innermost(rank):
+    driver = FakeDriver()
+    shape = (2, 3, 4, 5, 64)[-rank:]
+    meta = TensorDescriptorMeta((1, 1, 1, 1, 32)[-rank:], 6, 2, 2)
+    encode(TensorDescriptor(tensor(shape), block_shape=meta.block_shape).resolve(), meta, driver, 0)
+    asked = driver.asked[0]
+    assert asked["shape"] == list(shape[::-1])
+    assert asked["strides"] == list(np.empty(shape, np.float16).strides[:-1][::-1])
+    assert asked["box"] == [32, 1, 1, 1, 1][:rank]
+
+
 def test_shape_and_strides_given_rule_over_the_tensors():
     resolved = TensorDescriptor(tensor((4096,)), (16, 64), (64, 1), (16, 64)).resolve()
     assert (resolved.shape, resolved.strides, resolved.block) == ((16, 64), (64, 1), (16, 64))
