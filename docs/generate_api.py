@@ -19,6 +19,8 @@ TARGET = Path(__file__).with_name("api.md")
 # In the order a reader meets them.
 MODULES = (
     "trlaunch.kernel",
+    "trlaunch.jit_function",
+    "trlaunch.patch",
     "trlaunch.check",
     "trlaunch.artifact",
     "trlaunch.metadata",
