@@ -155,8 +155,7 @@ BARRIERS = {
     ),
     "forever": ("again: add.u32 %r1, %r1, 1; bra again;", "did not end after 1000 blocks", "hang"),
     "torn": (
-        "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 16; @!%p1 bra done; shfl.sync.bfly.b32 %r2, %r1, 1, 31, 0xffffffff;"
-        "st.global.u32 [%a0], %r2; done:",
+        "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 16; @!%p1 bra done; shfl.sync.bfly.b32 %r2, %r1, 1, 31, 0xffffffff; done:",
         "named by the member mask",
         None,
     ),

@@ -221,18 +221,8 @@ for of, whole in INTEGERS.items():
         for mode in ("rn", "rz", "rm", "rp"):
             OPS.append(Op(f"cvt_{mode}_{to}_{of}", f"cvt.{mode}.{to}.{of} %d, %a;", (to, of),
                           lambda a, t=to, m=mode: rounded(a, t, m), (whole,)))  # fmt: skip
-NARROW = SINGLE + [
-    65520.0,
-    65519.99,
-    2.0**-25,
-    2.0**-25 * 1.5,
-    1 + 2.0**-11,
-    1 + 3 * 2.0**-11,
-    -(1 + 2.0**-11),
-    3.39e38,
-    1 + 2.0**-8,
-]
-NARROW = [f32(v) for v in NARROW]
+HALVES = [65520.0, 65519.99, 2.0**-25, 2.0**-25 * 1.5, 1 + 2.0**-11, 1 + 3 * 2.0**-11, -(1 + 2.0**-11)]
+NARROW = [f32(v) for v in (*SINGLE, *HALVES, 3.39e38, 1 + 2.0**-8)]
 
 
 def finite_or(function):

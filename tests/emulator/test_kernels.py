@@ -154,7 +154,7 @@ def test_cooperative_grid_barrier(case: corpus.Case) -> None:
 
 def test_a_grid_barrier_without_a_cooperative_launch_is_a_deadlock() -> None:
     case = corpus.find("3.6.0", "cuda:80", "cooperative_kernel")
-    ctas = 400  # more than run in one chunk
+    ctas = 600  # more than run in one chunk
     n = ctas * 1024
     x, partial, arrived, out = normal(n), np.zeros(ctas, np.float32), np.zeros(1, np.int32), np.zeros(n, np.float32)
     with pytest.raises(Fault, match="cooperative") as caught:

@@ -132,6 +132,7 @@ def test_mutations_of_real_ptx_never_crash(text: str, data: st.DataObject) -> No
     load_or_refuse(text[:at] + word + text[at + data.draw(st.integers(0, 12)) :])
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200)))
 def test_arbitrary_text_never_crashes(text: str | bytes) -> None:
     load_or_refuse(text)

@@ -192,6 +192,8 @@ def test_allocations_are_memory_that_kernels_may_touch(driver: EmulatorDriver) -
     back = bytearray(8)
     driver.copy_to_host(memoryview(back), address + 4, 0)
     assert np.frombuffer(back, np.uint32).tolist() == [1, 2]
+    with pytest.raises(EmulatorError, match="that can be written"):
+        driver.copy_to_host(memoryview(b"12345678"), address, 0)
     driver.clear(address, 8, 0, 0)
     driver.copy_to_host(memoryview(back), address, 0)
     assert not any(back)

@@ -143,6 +143,7 @@ def read_everything(text: str | bytes) -> None:
         assert str(error)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=300)))
 def test_arbitrary_input_never_crashes(text: str | bytes) -> None:
     read_everything(text)
@@ -158,13 +159,14 @@ WORDS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=40))
 def test_sequences_of_ptx_words_never_crash(words: list[str]) -> None:
     read_everything(HEADER + " ".join(words))
     read_everything(HEADER + ".entry k() { " + " ".join(words) + " }")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(REAL), st.data())
 def test_mutations_of_real_ptx_never_crash(text: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(text)))

@@ -25,7 +25,7 @@ from trlaunch.target import Target
 __all__ = ["EmulatorDriver"]
 
 #: Lanes in lockstep: enough to hide Python's cost per instruction, few enough that registers stay in the cache.
-_LANES = 49152
+_LANES = 65536
 #: Bytes of shared memory of all CTAs of a chunk.
 _SHARED_BYTES = 64 << 20
 _MAX_SHARED = 232448
@@ -229,12 +229,12 @@ class EmulatorDriver:
 
     def copy_to_device(self, address: int, data: memoryview, ordinal: int, stream: int = 0) -> None:
         """Copy bytes into an allocation."""
-        source = np.frombuffer(data, dtype=np.uint8)
+        source = _host_bytes(data, writable=False)
         self._bytes(address, len(source), ordinal)[:] = source
 
     def copy_to_host(self, data: memoryview, address: int, ordinal: int, stream: int = 0) -> None:
         """Copy bytes out of an allocation."""
-        target = np.frombuffer(data, dtype=np.uint8)
+        target = _host_bytes(data, writable=True)
         target[:] = self._bytes(address, len(target), ordinal)
 
     def _bytes(self, address: int, nbytes: int, ordinal: int) -> Array:
@@ -274,3 +274,10 @@ class EmulatorDriver:
         raise UnsupportedInstruction(
             "tensor maps (TMA) are not executed by the emulator: compile the kernel for sm_80, or run it on a GPU"
         )
+
+
+def _host_bytes(data: memoryview, writable: bool) -> Array:
+    """Host memory of a copy as bytes."""
+    if not data.contiguous or (writable and data.readonly):
+        raise EmulatorError("a copy needs contiguous host memory" + (" that can be written" if writable else ""))
+    return np.frombuffer(data, dtype=np.uint8)

@@ -145,7 +145,7 @@ class Scheduler:
                 raise self._deadlock()
             return False
         # Polling code passes what it read through shared memory, so writing there is no progress; other bytes are.
-        mark = self.chunk.memory.writes, zlib.crc32(self.chunk.shared.bytes)
+        mark = self.chunk.memory.writes, zlib.crc32(self.chunk.shared.bytes.data)
         self._spins = self._spins + 1 if mark == self._spin_mark else 0
         self._spin_mark = mark
         if self._spins > _MAX_SPINS:

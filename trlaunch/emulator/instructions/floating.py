@@ -182,11 +182,12 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
     total = product + c
     result = total.astype(F4)
     # The bits that f32 drops are exactly a half, or the result is subnormal and drops more.
-    tie = ((total.view(U8) & U8(0x1FFFFFFF)) == U8(0x10000000)) | (np.abs(total) < 2.0**-125)
-    if not tie.any():
-        return result
-    total, error = _two_sum(product, np.broadcast_to(c.astype(F8), total.shape))
-    return _to_odd(total, error).astype(F4)
+    tie = (total.view(U8) & U8(0x1FFFFFFF)) == U8(0x10000000)
+    tie |= (np.abs(total) < 2.0**-125) & (total != 0)
+    if tie.any():
+        wide = np.broadcast_to(product, total.shape)[tie], np.broadcast_to(c, total.shape)[tie].astype(F8)
+        result[tie] = _to_odd(*_two_sum(*wide)).astype(F4)
+    return result
 
 
 @runtime
