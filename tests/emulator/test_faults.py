@@ -175,3 +175,26 @@ def test_what_can_never_go_on_ends_in_a_fault(name: str) -> None:
     with pytest.raises(Fault, match=message) as caught:
         launch(wrap(body, threads=threads), [np.zeros(4, np.uint32)], driver=driver)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("release", ["3.0.0", "3.6.0", "3.9.0"])
+@pytest.mark.parametrize("instead", ["", "cp.async.wait_group 6;"])
+def test_a_matmul_that_does_not_wait_for_its_copies(release: str, instead: str) -> None:
+    case = corpus.find(release, "cuda:80", "matmul_kernel")
+    text = re.sub(r"cp\.async\.wait_group\s+0x[0-9a-f]+;|cp\.async\.wait_group\s+\d+;", instead, case.text("ptx"))
+    assert text != case.text("ptx")
+    n = 128
+    a, b, c = (np.ones((n, n), np.float16) for _ in range(3))
+    with pytest.raises(Fault, match="asynchronous copy that was not waited for") as caught:
+        launch(text, [a, b, c, n, n, n, n, n, n], grid=(2, 2), shared=case.metadata["shared"])
+    assert caught.value.kind == "uninitialised"
+    assert "ldmatrix" in text.splitlines()[caught.value.ptx_line - 1]
+
+
+def test_a_softmax_without_its_store_to_shared_memory() -> None:
+    case = corpus.find("3.6.0", "cuda:80", "softmax_kernel")
+    text = re.sub(r"@%p\d+ st\.shared\.b32 .*;", "", case.text("ptx"), count=1)
+    assert text != case.text("ptx")
+    x, out = np.ones((4, 781), np.float32), np.zeros((4, 781), np.float32)
+    with pytest.raises(Fault, match="nothing has written yet"):
+        launch(text, [out, x, 781, 781, 781], grid=(4,), shared=case.metadata["shared"])
