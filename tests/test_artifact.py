@@ -145,7 +145,7 @@ def test_cache_folder(tmp_path):
         Artifact.from_cache(folder, level="cubin")
     with pytest.raises(ArtifactError, match="level 'bin' does not exist: expected one of"):
         Artifact.from_cache(folder, level="bin")
-    with pytest.raises(ArtifactError, match="kernel 'mul' is not in .*: it holds add_kernel"):
+    with pytest.raises(ArtifactError, match="kernel 'mul' is not in .*: expected name=, one of add_kernel"):
         Artifact.from_cache(folder, "mul")
     with pytest.raises(ArtifactError, match=r"no <kernel>.json in .*; it holds 1 cache folders \(ABC, ...\): give one"):
         Artifact.from_cache(tmp_path)

@@ -145,17 +145,18 @@ class Artifact:
         directory = Path(directory)
         if not directory.is_dir():
             raise ArtifactError(f"{str(directory)!r} is not a folder: expected a folder of Triton's cache")
-        # __grp__<name>.json is Triton's list of the files of a group, with absolute paths: not metadata.
-        found = {p.stem: p for p in sorted(directory.glob("*.json")) if not p.name.startswith("__grp__")}
+        found = _kernels_in(directory)
         if not found:
-            inner = sorted({p.parent.name for p in directory.glob("*/*.json") if not p.name.startswith("__grp__")})
+            inner = sorted(p.name for p in directory.iterdir() if p.is_dir() and _kernels_in(p))
             hint = f"; it holds {len(inner)} cache folders ({', '.join(inner[:3])}, ...): give one" if inner else ""
             raise ArtifactError(f"no <kernel>.json in {str(directory)!r}: expected a folder of Triton's cache{hint}")
-        stem = name if name in found else None
-        if stem is None and name is None and len(found) == 1:
-            stem = next(iter(found))
+        if name is None:
+            stem = next(iter(found)) if len(found) == 1 else None
+        else:
+            stem = next((s for s in (name, f"@{name}") if s in found), None)  # @name: compiled from a .ttir by Triton
         if stem is None:
-            raise ArtifactError(f"kernel {name!r} is not in {str(directory)!r}: it holds {', '.join(sorted(found))}")
+            asked = "several kernels are" if name is None else f"kernel {name!r} is not"
+            raise ArtifactError(f"{asked} in {str(directory)!r}: expected name=, one of {', '.join(sorted(found))}")
         wanted = _BINARY_FIRST if level is None else (_known(level),)
         for candidate in wanted:
             path = directory / f"{stem}.{candidate}"
@@ -237,6 +238,18 @@ def _known(level: Level | str) -> Level:
         raise ArtifactError(f"level {level!r} does not exist: expected one of {_names()}") from None
 
 
+def _kernels_in(directory: Path) -> dict[str, Path]:
+    """The metadata of each kernel in a folder, by stem: a JSON with a file of some level beside it."""
+    levels: dict[str, set[str]] = {}
+    for path in directory.iterdir():
+        levels.setdefault(path.stem, set()).add(path.suffix)
+    return {
+        stem: directory / f"{stem}.json"
+        for stem, suffixes in sorted(levels.items())
+        if ".json" in suffixes and not _EXTENSIONS.keys().isdisjoint(suffixes)
+    }
+
+
 def _level(data: bytes, path: Path) -> Level:
     found = detect(data)
     stated = _EXTENSIONS.get(path.suffix)
@@ -264,6 +277,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a null byte in the name
+        raise ArtifactError(f"{str(path)!r} is no file name: {error}") from None
 
 
 def _look(data: bytes) -> str:

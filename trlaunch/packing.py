@@ -143,7 +143,7 @@ class Packer:
         return 1
 
     def _scalar(self, param: Param, value: Any) -> bytes:
-        scalar = SCALARS[param.type] if param.type else _UNTYPED[param.size, isinstance(value, float)]
+        scalar = SCALARS[param.type] if param.type else _UNTYPED[param.size, _is_float(value)]
         if not isinstance(value, (int, float)) and is_tensor(value) and not _is_numpy_scalar(value):
             raise self._wrong(param, f"a number, found {describe(value)}; pass its value, .item()")
         try:
@@ -166,7 +166,7 @@ class Packer:
         number = isinstance(value, (int, float)) or _is_numpy_scalar(value)
         if param.size == 8 and (isinstance(value, Pointer) or (is_tensor(value) and not number)):
             return "pointer"
-        if (param.size, isinstance(value, float)) in _UNTYPED and isinstance(value, (int, float)):
+        if number and (param.size, _is_float(value)) in _UNTYPED:
             return "number"
         raise self._wrong(
             param,
@@ -404,6 +404,10 @@ def _keyword(param: Param, named: Mapping[str, Any], used: set[str]) -> str | No
 
 def _is_numpy_scalar(value: Any) -> bool:
     return getattr(value, "shape", None) == () and type(value).__module__ in ("numpy", "ml_dtypes")
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float) or (_is_numpy_scalar(value) and value.dtype.kind not in "biu")
 
 
 def _int(value: int, size: int) -> bytes:
