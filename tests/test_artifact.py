@@ -151,8 +151,11 @@ def test_cache_folder(tmp_path):
         Artifact.from_cache(tmp_path)
     with pytest.raises(ArtifactError, match="is not a folder: expected a folder of Triton's cache"):
         Artifact.from_cache(folder / "add_kernel.ptx")
+    shutil.copy(folder / "add_kernel.json", folder / "notes.json")
+    assert Artifact.from_cache(folder).path.name == "add_kernel.ptx"  # no level belongs to notes.json
     shutil.copy(folder / "add_kernel.json", folder / "other.json")
-    with pytest.raises(ArtifactError, match="kernel None is not in .*: it holds add_kernel, other"):
+    shutil.copy(folder / "add_kernel.ptx", folder / "other.ptx")
+    with pytest.raises(ArtifactError, match="several kernels are in .*: expected name=, one of add_kernel, other"):
         Artifact.from_cache(folder)
 
 
