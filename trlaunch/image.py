@@ -26,7 +26,8 @@ class ImageParam:
     offset, size : int
         Bytes, from the start of the parameter buffer.
     type : str or None
-        PTX type (``"u64"``, ``"f32"``, ``"b8"`` for byte arrays) where the image states one; a cubin does not.
+        PTX type (``"u64"``, ``"f32"``, ``"b8"`` for byte arrays) where the image states one; a cubin does not. Of an
+        implicit argument of an hsaco, its kind (``"hidden_block_count_x"``).
     space : str or None
         State space of the memory that a pointer was declared to point to (``"global"``, ``"generic"``). ``None`` does
         not mean that it is no pointer: PTX of Triton before 3.2 does not declare any.
@@ -58,7 +59,7 @@ class ImageKernel:
     cluster : tuple of int or None
         CTAs per cluster that the image requires.
     registers : int or None
-        Registers per thread.
+        Registers per thread; of an hsaco vector registers, those for accumulation included where the two are one file.
     static_shared : int
         Statically allocated shared memory in bytes (what the driver reserves for itself included).
     reserved_shared : int
@@ -76,6 +77,16 @@ class ImageKernel:
         Largest number of CTAs per cluster (``.maxclusterrank``).
     spill_instructions : int or None
         Instructions that store or reload spilled registers.
+    scalar_registers, accumulation_registers : int or None
+        Of an hsaco: SGPRs of a wavefront, AGPRs per thread.
+    spilled_registers, spilled_scalar_registers : int or None
+        Of an hsaco: VGPRs and SGPRs that the compiler spilled.
+    wave_size : int or None
+        Of an hsaco: threads of a wavefront that the kernel was compiled for.
+    param_align : int or None
+        Of an hsaco: alignment of the parameter buffer in bytes.
+    implicit : tuple of ImageParam
+        Of an hsaco: arguments behind the parameters that the runtime fills by itself.
     """
 
     name: str
@@ -93,6 +104,13 @@ class ImageKernel:
     max_cluster: int | None = None
     spill_instructions: int | None = None
     reserved_shared: int = 0
+    scalar_registers: int | None = None
+    accumulation_registers: int | None = None
+    spilled_registers: int | None = None
+    spilled_scalar_registers: int | None = None
+    wave_size: int | None = None
+    param_align: int | None = None
+    implicit: tuple[ImageParam, ...] = ()
 
     @property
     def block_threads(self) -> int | None:
