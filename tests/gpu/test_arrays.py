@@ -71,8 +71,8 @@ def test_a_view_into_a_tensor_is_where_it_says(add, driver):
     base = torch.arange(4 * 4096, dtype=torch.float32, device="cuda").reshape(4, 4096)
     out = torch.zeros_like(base)
     torch.cuda.synchronize()
-    for x, y, z in ((base[1], base[2], out[3]), *((OnlyDlpack(base[1]), OnlyDlpack(base[2]), OnlyDlpack(out[1])),)):
-        add.launch(4, x, y, z, 4096)
+    add.launch(4, base[1], base[2], out[3], 4096)
+    add.launch(4, *map(OnlyDlpack, (base[1], base[2], out[1])), 4096)
     driver.synchronize(0)
     expected = base[1] + base[2]
     assert torch.equal(out[3], expected)

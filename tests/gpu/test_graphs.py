@@ -97,9 +97,11 @@ def test_scratch_descriptors_clusters_and_pdl_are_captured_too(name, release, ho
     cuda("cuGraphExecDestroy", executable)
 
 
-def test_what_a_capture_needs_outlives_other_arrays_and_kernels(add_case, add, stream):
+def test_what_a_capture_needs_outlives_other_arrays_and_kernels(add, stream):
     n = 4096
     x, out = (trlaunch.asarray(np.ones(n, np.float32), device="cuda:0") for _ in range(2))
+    add.launch(4, x, x, out, n, stream=stream)
+    out.copy_from(np.zeros(n, np.float32))
     executable = capture(stream, lambda: add.launch(4, x, x, out, n, stream=stream))
     other = trlaunch.Kernel.from_file(add.artifact.path)
     other.launch(4, x, x, trlaunch.empty(n, "fp32", "cuda:0"), n)
