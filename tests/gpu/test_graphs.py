@@ -92,6 +92,7 @@ def test_scratch_descriptors_clusters_and_pdl_are_captured_too(name, release, ho
     for _ in range(3):
         array = placed.arrays[output]
         cuda("cuMemsetD8", array.address, 0, array.nbytes)
+        cuda("cuCtxSynchronize")  # the default stream does not order this before the replay
         replay(executable, stream)
         assert placed.wrong() == ""
     cuda("cuGraphExecDestroy", executable)
@@ -101,6 +102,7 @@ def test_what_a_capture_needs_outlives_other_arrays_and_kernels(add, stream):
     n = 4096
     x, out = (trlaunch.asarray(np.ones(n, np.float32), device="cuda:0") for _ in range(2))
     add.launch(4, x, x, out, n, stream=stream)
+    cuda("cuStreamSynchronize", stream)
     out.copy_from(np.zeros(n, np.float32))
     executable = capture(stream, lambda: add.launch(4, x, x, out, n, stream=stream))
     other = trlaunch.Kernel.from_file(add.artifact.path)
