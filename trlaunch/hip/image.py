@@ -75,7 +75,9 @@ def _read(file: ElfFile, data: bytes) -> Image:
         wave_sizes.add(kernel.wave_size or target.warp_size)
     missing = sorted(symbols.descriptors() - {f"{name}.kd" for name in kernels})
     if missing:
-        raise ImageError(f"this hsaco is damaged: {missing[0]!r} is a kernel descriptor, of which its note knows nothing")
+        raise ImageError(
+            f"this hsaco is damaged: {missing[0]!r} is a kernel descriptor, of which its note knows nothing"
+        )
     if len(wave_sizes) == 1:
         target = Target(target.backend, target.arch, target.suffix, wave_sizes.pop())
     return Image("hsaco", target, data, MappingProxyType(kernels), _toolchain(file, version))
