@@ -52,17 +52,22 @@ class TrlaunchFunction:
 
     _device: Device | None
     _check: str
-    _file: _File | None
+    _content: _Content | None
     _compiled: dict[Any, _Compiled]
     _places: dict[Device, tuple[Level, Target]]
     _lock: threading.RLock
 
-    def _settle(self, use: str | Path | None, device: str | Device | None, check: str) -> None:
+    def _settle(self, use: str | Path | Artifact | None, device: str | Device | None, check: str) -> None:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
         self._device = None if device is None else Device.parse(device)
         self._check = check
-        self._file = None if use is None else _File(Path(use), self.fn.__code__.co_filename)
+        if use is None:
+            self._content = None
+        elif isinstance(use, Artifact):
+            self._content = _Content(use)
+        else:
+            self._content = _File(Path(use), self.fn.__code__.co_filename)
         self._compiled = {}
         self._lock = threading.RLock()
 
@@ -93,8 +98,8 @@ class TrlaunchFunction:
         stream = options.pop("stream", None)
         bound = Bound(self, bound.values, options)
         try:
-            if self._file is not None:
-                kernel, positional, named = self._from_file(self._file, bound)
+            if self._content is not None:
+                kernel, positional, named = self._from_content(self._content, bound)
             else:
                 kernel, positional, named = self._from_source(bound)
             if not warmup:
@@ -146,9 +151,9 @@ class TrlaunchFunction:
 
     # --- edited ------------------------------------------------------------------------------------------------------
 
-    def _from_file(self, file: _File, bound: Bound) -> tuple[Kernel, list[Any], dict[str, Any]]:
-        kernel = file.kernel(bound.options, self._device, self._check)
-        return (kernel, *_arguments_for(kernel, file.path.name, self.params, bound.values))
+    def _from_content(self, content: _Content, bound: Bound) -> tuple[Kernel, list[Any], dict[str, Any]]:
+        kernel = content.kernel(bound.options, self._device, self._check)
+        return (kernel, *_arguments_for(kernel, kernel.artifact.label, self.params, bound.values))
 
     def __repr__(self) -> str:
         return f"trlaunch.jit({self.fn.__module__}:{self.__name__})"
@@ -162,7 +167,7 @@ def jit(function: Callable[..., Any]) -> TrlaunchFunction: ...
 def jit(
     function: None = None,
     *,
-    use: str | Path | None = None,
+    use: str | Path | Artifact | None = None,
     device: str | Device | None = None,
     check: str = "error",
     **triton_options: Any,
@@ -172,7 +177,7 @@ def jit(
 def jit(
     function: Any = None,
     *,
-    use: str | Path | None = None,
+    use: str | Path | Artifact | None = None,
     device: str | Device | None = None,
     check: str = "error",
     **triton_options: Any,
@@ -183,10 +188,11 @@ def jit(
     ----------
     function : function
         A plain one, or what ``@triton.jit`` or ``@gluon.jit`` made of one.
-    use : path, optional
-        A file of any level from TTIR to cubin that runs instead of what would be compiled; a relative path is one
-        from the working directory. It is read again when it changes. Its parameters are the function's without what
-        is compiled in; where it says their names (TTIR and TTGIR from Triton 3.5 on), they are matched by name.
+    use : path or Artifact, optional
+        A file, or content at hand, of any level from TTIR to cubin that runs instead of what would be compiled. A
+        relative path is one from the working directory; a file is read again when it changes. Its parameters are the
+        function's without what is compiled in; where it says their names (TTIR and TTGIR from Triton 3.5 on), they
+        are matched by name.
     device : str, optional
         ``"cuda:1"``, ``"emulator"``; left out, where the arguments are, else the GPU if there is one, else the
         emulator.
@@ -290,28 +296,46 @@ def _constant(value: Any) -> Any:
 _SETTLED = 50_000_000  # ns
 
 
-class _File:
-    """A file that takes the place of compiling; its kernel is made anew when the file or its JSON changed."""
+class _Content:
+    """Content that takes the place of compiling: a kernel for each set of options."""
 
-    def __init__(self, path: Path, source: str) -> None:
-        self.path = path
-        self._source = source
-        self._stamp: Any = None
+    def __init__(self, artifact: Artifact | None) -> None:
+        self._artifact = artifact
         self._kernels: dict[Any, Kernel] = {}
         self._lock = threading.Lock()
 
     def kernel(self, options: Mapping[str, Any], device: Device | None, check: str) -> Kernel:
-        """The kernel of the file as it is now."""
+        """The kernel of the content as it is now."""
         with self._lock:
-            stamp = self._look()
-            if stamp is None or stamp != self._stamp:
-                self._kernels.clear()
-            self._stamp = stamp
+            self._refresh()
             key = _constant(dict(sorted(options.items())))
             kernel = self._kernels.get(key)
             if kernel is None:
-                kernel = self._kernels[key] = self._read(options, device, check)
+                kernel = self._kernels[key] = _made(self._read(), options, device, check)
             return kernel
+
+    def _refresh(self) -> None:
+        """Forget kernels of what has changed since."""
+
+    def _read(self) -> Artifact:
+        assert self._artifact is not None
+        return self._artifact
+
+
+class _File(_Content):
+    """A file; its kernels are made anew when it or its JSON changed."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        super().__init__(None)
+        self.path = path
+        self._source = source
+        self._stamp: Any = None
+
+    def _refresh(self) -> None:
+        stamp = self._look()
+        if stamp is None or stamp != self._stamp:
+            self._kernels.clear()
+        self._stamp = stamp
 
     def _look(self) -> Any:
         """Identity of the content, ``None`` while it cannot be told from a later one."""
@@ -334,18 +358,22 @@ class _File:
         hint = f"; there is one beside the function: use={str(beside)!r}" if beside.is_file() else ""
         return f"use={str(self.path)!r}: {str(self.path.absolute())!r} cannot be read: {error.strerror or error}{hint}"
 
-    def _read(self, options: Mapping[str, Any], device: Device | None, check: str) -> Kernel:
-        artifact = Artifact.from_file(self.path)
-        if artifact.level is Level.TTIR:
-            stated = artifact.metadata.target if artifact.metadata is not None else None
-            target = specialize.where(None, device, ())[1] if stated is None else None
-            return Kernel(artifact, device=device, check=check, options=options, target=target)
-        kernel = Kernel(artifact, device=device, check=check)
-        raw = kernel.metadata.raw if kernel.metadata is not None else {}
-        for name, value in options.items():
-            if name in raw and value is not None and raw[name] != value:
-                warn(f"{name}={value!r} does not apply: {self.path.name} has {raw[name]!r}", FallbackWarning)
-        return kernel
+    def _read(self) -> Artifact:
+        return Artifact.from_file(self.path)
+
+
+def _made(artifact: Artifact, options: Mapping[str, Any], device: Device | None, check: str) -> Kernel:
+    """The kernel of an artifact; TTIR without metadata is lowered for the device at hand."""
+    if artifact.level is Level.TTIR:
+        stated = artifact.metadata.target if artifact.metadata is not None else None
+        target = specialize.where(None, device, ())[1] if stated is None else None
+        return Kernel(artifact, device=device, check=check, options=options, target=target)
+    kernel = Kernel(artifact, device=device, check=check)
+    raw = kernel.metadata.raw if kernel.metadata is not None else {}
+    for name, value in options.items():
+        if name in raw and value is not None and raw[name] != value:
+            warn(f"{name}={value!r} does not apply: {artifact.label} has {raw[name]!r}", FallbackWarning)
+    return kernel
 
 
 def _arguments_for(
