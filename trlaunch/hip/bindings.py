@@ -9,7 +9,6 @@ for they align by size, leave padding undefined and cost ten times the launch.
 from __future__ import annotations
 
 import ctypes
-import glob
 import importlib
 import importlib.util
 import os
@@ -118,10 +117,12 @@ def _candidates() -> Iterator[str]:
     """Libraries beside those that hip-python finds by itself, best first."""
     for folder in _folders():
         named = [folder / _LIBRARY] if (folder / _LIBRARY).exists() else []
-        versioned = sorted(
-            folder.glob(f"{_LIBRARY}.[0-9]*"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)]
-        )
-        yield from map(str, (*named, *reversed(versioned)))
+        versioned = sorted(folder.glob(f"{_LIBRARY}.[0-9]*"), key=_version, reverse=True)
+        yield from map(str, (*named, *versioned))
+
+
+def _version(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path.name.partition(".so")[2])]
 
 
 def _folders() -> Iterator[Path]:
@@ -133,7 +134,7 @@ def _folders() -> Iterator[Path]:
         for root in (spec.submodule_search_locations or ()) if spec else ():
             yield Path(root) / inner
     yield Path("/opt/rocm/lib")
-    yield from (Path(p) / "lib" for p in sorted(glob.glob("/opt/rocm-*"), reverse=True))
+    yield from (folder / "lib" for folder in sorted(Path("/opt").glob("rocm-*"), reverse=True))
     yield from (Path(p) for p in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"))
 
 
@@ -141,8 +142,8 @@ def _no_library(reasons: list[str]) -> str:
     searched = os.environ.get("LD_LIBRARY_PATH")
     where = f"LD_LIBRARY_PATH={searched}, " if searched else ""
     return (
-        f"{_LIBRARY} could not be used: it was looked for in {where}the linker's cache, ROCM_PATH, ROCM_HOME, HIP_PATH, "
-        f"the rocm-sdk and torch packages, /opt/rocm and the system's library folders; {missing_device()}\n"
+        f"{_LIBRARY} could not be used: it was looked for in {where}the linker's cache, ROCM_PATH, ROCM_HOME, "
+        f"HIP_PATH, the rocm-sdk and torch packages, /opt/rocm and the system's library folders; {missing_device()}\n"
         + "\n".join(reasons)
     )
 

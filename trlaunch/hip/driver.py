@@ -31,10 +31,6 @@ PARAMETER_ALIGNMENT = 64
 POOL_ALIGNMENT = 256
 """Alignment in bytes of every allocation of the runtime."""
 
-_POINTER_MEMORY_TYPE, _POINTER_DEVICE_ORDINAL = (
-    "HIP_POINTER_ATTRIBUTE_MEMORY_TYPE",
-    "HIP_POINTER_ATTRIBUTE_DEVICE_ORDINAL",
-)
 _INVALID_VALUE = 1
 _DISABLE_TIMING = 2  # hipEventDisableTiming
 
@@ -428,9 +424,9 @@ class HipDriver:
         if not 0 < address < 2**64:
             return None
         answers = []
-        for name in (_POINTER_MEMORY_TYPE, _POINTER_DEVICE_ORDINAL):
+        for name in ("MEMORY_TYPE", "DEVICE_ORDINAL"):
             answer = ctypes.c_int(0)
-            attribute = getattr(self._hip.hipPointer_attribute, name)
+            attribute = getattr(self._hip.hipPointer_attribute, f"HIP_POINTER_ATTRIBUTE_{name}")
             status, _ = self._calls.query("hipPointerGetAttribute", ctypes.addressof(answer), attribute, address)
             if status == _INVALID_VALUE:  # the documented answer for memory that HIP did not allocate or register
                 return None

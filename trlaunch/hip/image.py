@@ -68,16 +68,14 @@ def _read(file: ElfFile, data: bytes) -> Image:
     kernels: dict[str, ImageKernel] = {}
     wave_sizes: set[int] = set()
     for entry in root.maps("amdhsa.kernels"):
-        kernel = _kernel(file, symbols, entry, target, has_lines)
+        kernel = _kernel(file, symbols, entry, has_lines)
         if kernel.name in kernels:
             raise ImageError(f"this hsaco is damaged: its note has kernel {kernel.name!r} twice")
         kernels[kernel.name] = kernel
         wave_sizes.add(kernel.wave_size or target.warp_size)
     missing = sorted(symbols.descriptors() - {f"{name}.kd" for name in kernels})
     if missing:
-        raise ImageError(
-            f"this hsaco is damaged: {missing[0]!r} is a kernel descriptor, of which its note knows nothing"
-        )
+        raise ImageError(f"this hsaco is damaged: {missing[0]!r} is a kernel that its note knows nothing of")
     if len(wave_sizes) == 1:
         target = Target(target.backend, target.arch, target.suffix, wave_sizes.pop())
     return Image("hsaco", target, data, MappingProxyType(kernels), _toolchain(file, version))
@@ -111,8 +109,8 @@ def _metadata(file: ElfFile) -> _Map:
     ]
     if len(found) != 1:
         raise ImageError(
-            f"this hsaco has {len(found)} metadata notes (owner AMDGPU, type 32), expected one: it says how the kernels' "
-            f"arguments are laid out"
+            f"this hsaco has {len(found)} metadata notes (owner AMDGPU, type 32), expected one: it says how the "
+            f"kernels' arguments are laid out"
         )
     try:
         value = msgpack.unpackb(found[0], raw=False, strict_map_key=True)
@@ -170,7 +168,7 @@ def _symbols(file: ElfFile) -> _Symbols:
     )
 
 
-def _kernel(file: ElfFile, symbols: _Symbols, entry: _Map, target: Target, has_lines: bool) -> ImageKernel:
+def _kernel(file: ElfFile, symbols: _Symbols, entry: _Map, has_lines: bool) -> ImageKernel:
     name = entry.text(".name")
     entry.where = f"kernel {name!r}"
     descriptor = _descriptor(file, symbols, name, entry.text(".symbol", f"{name}.kd"))
@@ -184,7 +182,8 @@ def _kernel(file: ElfFile, symbols: _Symbols, entry: _Map, target: Target, has_l
     ):
         if stated != described:
             raise ImageError(
-                f"this hsaco is damaged: {what} of kernel {name!r} is {stated} in the note, {described} in its descriptor"
+                f"this hsaco is damaged: {what} of kernel {name!r} is {stated} in the note, {described} in its "
+                f"descriptor"
             )
     wave = entry.integer(".wavefront_size", low=32)
     if wave not in (32, 64) or (wave == 32) != descriptor.wave32:
@@ -223,8 +222,8 @@ def _descriptor(file: ElfFile, symbols: _Symbols, name: str, symbol: str) -> Des
     content = _at(file, address, note.DESCRIPTOR_SIZE) if size == note.DESCRIPTOR_SIZE else None
     if content is None:
         raise ImageError(
-            f"this hsaco is damaged: it has no descriptor {symbol!r} of {note.DESCRIPTOR_SIZE} bytes, by which the driver "
-            f"starts kernel {name!r}"
+            f"this hsaco is damaged: it has no descriptor {symbol!r} of {note.DESCRIPTOR_SIZE} bytes, by which the "
+            f"driver starts kernel {name!r}"
         )
     descriptor = Descriptor.unpack(content)
     start, length, kind = symbols.table.get(name, (-1, 0, ""))

@@ -6,6 +6,7 @@ Every call of the HIP driver goes through `Calls`, so no status is dropped. The 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -147,10 +148,8 @@ class Calls:
 
     def forget_last_error(self) -> None:
         """Clear the calling thread's last error; the status was looked at already."""
-        try:
+        with contextlib.suppress(*UNKNOWN_STATUS):
             self.bindings.hipGetLastError()  # its status is the error that is being cleared
-        except UNKNOWN_STATUS:
-            pass
 
     def unknown(self, call: str, error: Exception) -> TrlaunchError:
         """The error for a status that this hip-python is too old to have in its enumeration."""
