@@ -147,6 +147,9 @@ class _Ordinal(int):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Ordinal) and int(self) == int(other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
 
 def _real_driver(config: Any) -> Any:
     """The driver that is active now; ``None`` where Triton cannot make one, as without torch up to 3.8."""

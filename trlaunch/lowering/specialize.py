@@ -263,8 +263,8 @@ def _shown(value: Any) -> Any:
         return _Tensor(_triton_dtype(value[1:], value), 0)
     if is_dtype(value):
         return _Tensor(_triton_dtype(value, value), 0)
-    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)) and not is_tensor(value):
-        return value.item()  # a NumPy scalar: Triton would take anything with a dtype for a tensor
+    if _is_numpy_scalar(value):
+        return value.item()  # Triton would take anything with a dtype for a tensor
     if callable(getattr(value, "data_ptr", None)) or not is_tensor(value):
         return value
     try:
@@ -272,6 +272,10 @@ def _shown(value: Any) -> Any:
     except TypeError as error:
         raise ArgumentError(f"{describe(value)}: expected a tensor, found one that cannot be used: {error}") from None
     return _Tensor(_triton_dtype(tensor.dtype, value), tensor.address)
+
+
+def _is_numpy_scalar(value: Any) -> bool:
+    return getattr(value, "shape", None) == () and callable(getattr(value, "item", None)) and not is_tensor(value)
 
 
 def is_dtype(value: Any) -> bool:
@@ -327,7 +331,10 @@ def specialise(bound: Bound, compiler: Compiler) -> Specialised:
     named: dict[str, Any] = {}
     for param, (key, value) in zip(function.params, bound.values.items(), strict=True):
         kind = function.signature.parameters[key].kind
-        shown = value if param.is_constexpr else _shown(value)
+        if param.is_constexpr:
+            shown = value.item() if _is_numpy_scalar(value) else value
+        else:
+            shown = _shown(value)
         if kind is inspect.Parameter.KEYWORD_ONLY:
             named[key] = shown
         elif kind is inspect.Parameter.VAR_POSITIONAL:
