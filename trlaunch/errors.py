@@ -126,16 +126,26 @@ class LoweringError(TrlaunchError):
         What the compiler printed.
     reproducer : pathlib.Path or None
         Folder with the input and the options, to run the failure again.
+    before : str or None
+        The module before the pass that failed.
     """
 
     def __init__(
-        self, message: str, *, stage: str, pass_name: str | None = None, log: str = "", reproducer: Path | None = None
+        self,
+        message: str,
+        *,
+        stage: str,
+        pass_name: str | None = None,
+        log: str = "",
+        reproducer: Path | None = None,
+        before: str | None = None,
     ) -> None:
         super().__init__(message)
         self.stage = stage
         self.pass_name = pass_name
         self.log = log
         self.reproducer = reproducer
+        self.before = before
 
 
 class EmulatorError(TrlaunchError):

@@ -327,7 +327,7 @@ def _assembled(source: Artifact, target: Target, asked: Mapping[str, Any], name:
 
 
 def _cached(key: str, levels: tuple[Level, ...], source: Artifact | None) -> Artifact | None:
-    if os.environ.get("TRITON_ALWAYS_COMPILE", "0") not in ("", "0"):
+    if WATCH.get() is not None or os.environ.get("TRITON_ALWAYS_COMPILE", "0") not in ("", "0"):
         return None
     stated = cache.get(key, f"{_FILE}.json")
     texts = {level: cache.get(key, f"{_FILE}.{level}") for level in levels}

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from trlaunch.errors import LoweringError
 from trlaunch.target import Target
 
 __all__ = [
+    "LOCK",
+    "WATCH",
     "Compiler",
     "active_attribute",
     "active_target",
@@ -36,6 +39,9 @@ __all__ = [
 
 # MLIR prints diagnostics to the C stderr, and Triton's environment switches are the process's: one compile at a time.
 LOCK = threading.RLock()
+
+# Makes what runs the stages of a compiler in its place, while passes are looked at: an object with a method `run`.
+WATCH: ContextVar[Callable[[Compiler], Any] | None] = ContextVar("WATCH", default=None)
 
 # Options that Triton's JSON holds but that belong to the machine or the release that wrote it, not to the kernel.
 _NOT_TAKEN = frozenset({"extern_libs", "arch", "backend_name", "ir_override", "base_arch", "warp_size"})
@@ -138,6 +144,12 @@ class Compiler:
     gluon : bool
         The source is Gluon: releases from 3.4 on build another list of stages for it.
     strict : bool
+
+    Attributes
+    ----------
+    done : tuple of str, int and mapping, or None
+        A stage that begins between two of its passes, how many of them are done, and what these wrote to arguments of
+        theirs by position; such a stage runs pass by pass.
     """
 
     def __init__(
@@ -170,6 +182,8 @@ class Compiler:
             merged = {**taken, **(strict or {})}
             self.options = self.backend.parse_options({k: _tuples(v) for k, v in merged.items() if v is not None})
         self.gluon = gluon
+        self.done: tuple[str, int, Mapping[str, Any]] | None = None
+        self._watch: Any = None
         self.stages: dict[str, Callable[[Any, dict[str, Any]], Any]] = {}
         self._add_stages(gluon)
 
@@ -260,11 +274,38 @@ class Compiler:
     def run(self, stage: str, module: Any, metadata: dict[str, Any]) -> Any:
         """One stage: a module for ttir and ttgir, text for llir, ptx and amdgcn, bytes for cubin and hsaco.
 
+        Where passes are looked at, by `WATCH` or by ``MLIR_ENABLE_DUMP``, the stage runs pass by pass.
+
         Raises
         ------
         LoweringError
-            The compiler failed; its message is in the text.
+            The compiler failed; its message is in the text, and the pass where it is one of MLIR's.
         """
+        factory = WATCH.get()
+        if factory is None and os.environ.get("MLIR_ENABLE_DUMP"):
+            from trlaunch.lowering.pass_files import Dump as factory
+        elif factory is None and self.done is not None:
+            from trlaunch.lowering.pass_recorder import Recorder as factory
+        if factory is not None:
+            if self._watch is None:
+                self._watch = factory(self)
+            return self._watch.run(stage, module, metadata)
+        return self.run_located(stage, module, metadata)
+
+    def run_located(self, stage: str, module: Any, metadata: dict[str, Any]) -> Any:
+        """One stage as the release runs it; where it fails the pass is looked for."""
+        if isinstance(module, (str, bytes)):
+            return self.run_whole(stage, module, metadata)
+        before, known = str(module), dict(metadata)  # a stage works on the module in place
+        try:
+            return self.run_whole(stage, module, metadata)
+        except LoweringError as error:
+            from trlaunch.lowering.pass_recorder import located
+
+            raise located(error, self, stage, before, known) from error
+
+    def run_whole(self, stage: str, module: Any, metadata: dict[str, Any]) -> Any:
+        """One stage as the release runs it, and no more."""
         with LOCK, _failing(stage):
             return self.stages[stage](module, metadata)
 

@@ -1,0 +1,608 @@
+"""Running the stage functions of the installed release pass by pass.
+
+Nothing of the user's Triton is replaced, not even for a moment: the functions of the backend are copied with a table of
+global names of their own, in which ``ir``, ``passes``, ``llvm`` and the other parts of libtriton are stand-ins. A stage
+function that makes a pass manager and adds passes to it gets one that holds each pass in a real pass manager of its
+own; when it is run, they run one after another, and the module is looked at in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+import re
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trlaunch.errors import LoweringError
+from trlaunch.lowering.options import jsonable
+from trlaunch.lowering.pass_names import Planned, elements, numbered
+from trlaunch.lowering.triton_compiler import LOCK, Compiler, captured_stderr
+
+__all__ = ["PassRecord", "Recorder", "located"]
+
+_LIBTRITON = "triton._C."
+# 3.3 and 3.4 run passes on a thread of their own, and the distinct attributes that these passes make are freed with it
+# (seen in gdb: printing the module afterwards reads them): there the module must be printed before the thread ends.
+_PRINTED_INSIDE = ("passes.llvmir.add_di_scope", "passes.llvmir.add_di_local_variable")
+_PRINTED_INSIDE_RELEASES = ((3, 3), (3, 4))
+_BANNER = re.compile(r"^// -----// IR Dump Before .*//----- //\n", re.M)
+_DUMP, _DUMP_PATH, _REPRODUCER = "MLIR_ENABLE_DUMP", "MLIR_DUMP_PATH", "TRITON_REPRODUCER_PATH"
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass, or another step that changes the module, after it has run.
+
+    Attributes
+    ----------
+    index : int
+        From 1, in the order they ran.
+    stage : str
+        ``"ttgir"``.
+    name : str
+        Argument of an MLIR pass, ``"tritongpu-coalesce"``; function of an LLVM-level step, ``"llvm.optimize_module"``;
+        ``"python"`` for what the stage function did to the module itself, between two passes.
+    occurrence : int
+        From 1, over all stages from ttir on; with it the pass is called ``name#occurrence``.
+    kind : str
+        ``"mlir"``, ``"llvm"`` or ``"python"``.
+    pipeline : str
+        The pass with its options as MLIR prints them; of another step the call.
+    function : str
+        What the release's compiler called to add or run it: ``"passes.ttgpuir.add_coalesce"``.
+    seconds : float
+        Wall time, verification after the pass included, printing left out.
+    before, text : str
+        The module before and after.
+    carried : mapping
+        What a later start after this pass needs besides the text: metadata of the stages before, and what passes wrote
+        to arguments of theirs.
+    """
+
+    index: int
+    stage: str
+    name: str
+    occurrence: int
+    kind: str
+    pipeline: str
+    function: str
+    seconds: float
+    before: str = field(repr=False)
+    text: str = field(repr=False)
+    carried: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """``"canonicalize#2"``."""
+        return f"{self.name}#{self.occurrence}"
+
+    @property
+    def changed(self) -> bool:
+        """Whether the module's text is another one after it."""
+        return self.before != self.text
+
+
+@dataclass(slots=True)
+class _Step:
+    """A pass as it was added: alone in a real pass manager."""
+
+    manager: Any
+    function: str
+    name: str | None  # where the release tells before it runs
+    arguments: tuple[Any, ...]
+    inside: bool = False  # printed while it runs, see _PRINTED_INSIDE
+
+
+class _PlannedOut(Exception):  # noqa: N818 -- a signal, not an error
+    """All passes of a stage are known; what follows needs a real module."""
+
+
+class Recorder:
+    """The stages of a compiler, run pass by pass.
+
+    Parameters
+    ----------
+    compiler : Compiler
+    observer : callable, optional
+        Takes the `PassRecord` of each step as soon as it has run.
+    raw : list, optional
+        Gets what the release prints under ``MLIR_ENABLE_DUMP=1``, a string a pass. Without it nothing is printed,
+        whatever the environment says.
+
+    Attributes
+    ----------
+    at : str or None
+        The step that runs, or that failed: ``"tritongpu-pipeline#1"``.
+    text : str
+        The module before it.
+    records : list of PassRecord
+    """
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        observer: Callable[[PassRecord], None] | None = None,
+        raw: list[str] | None = None,
+    ) -> None:
+        self.observer = observer
+        self.raw = raw
+        self.at: str | None = None
+        self.text = ""
+        self.records: list[PassRecord] = []
+        self.first_text: str | None = None
+        self._tables: dict[int, dict[str, Any]] = {}
+        self._compiler = compiler.with_backend(self._rebound(compiler.backend))
+        self._first = compiler.first_metadata()
+        self._release = tuple(int(part) for part in compiler.release.split(".")[:2])
+        self._planning: list[tuple[str, str, str]] | None = None
+        self._plan: tuple[Planned, ...] | None = None
+        self._probe: Any = None
+        self._stage = ""
+        self._position = 0
+        self._skip = 0
+        self._last: str | None = None
+        self._metadata: dict[str, Any] = {}
+        self._state: dict[str, dict[str, Any]] = {}
+        self._others: dict[str, int] = {}
+
+    # --- what the compiler does ---------------------------------------------------------------------------------------
+
+    def run(self, stage: str, module: Any, metadata: dict[str, Any]) -> Any:
+        """One stage, as `Compiler.run` does it, without the passes that the compiler has `done`.
+
+        Raises
+        ------
+        LoweringError
+            The compiler failed; `at` and `text` say where.
+        """
+        self.plan()
+        with LOCK, self._environment():
+            self._stage, self._position, self._skip, self.at = stage, 0, 0, None
+            self._metadata = {k: v for k, v in metadata.items() if k not in self._first or self._first[k] != v}
+            self._state = {}
+            if self._compiler.done is not None and self._compiler.done[0] == stage:
+                _, self._skip, state = self._compiler.done
+                self._state = {position: dict(written) for position, written in state.items()}
+            self._last = str(module)
+            if self.first_text is None:
+                self.first_text = self._last
+            try:
+                return self._compiler.run_whole(stage, module, metadata)
+            except LoweringError as error:
+                raise self._at(error) from error
+
+    def plan(self) -> tuple[Planned, ...]:
+        """The MLIR passes of every stage, in order, without running any.
+
+        Raises
+        ------
+        LoweringError
+            The release cannot be asked.
+        """
+        if self._plan is not None:
+            return self._plan
+        with LOCK, self._environment(), tempfile.TemporaryDirectory() as folder:
+            self._planning = []
+            nothing = self._compiler.parse("module {\n}\n", "ttir")
+            self._probe = _Probe(nothing, self._real("ir"), self._real("passes"), Path(folder))
+            try:
+                for stage, function in self._compiler.stages.items():
+                    self._stage = stage
+                    with captured_stderr():
+                        function(_NoModule(nothing.context), dict(self._first))
+            except _PlannedOut:
+                pass
+            finally:
+                passes, self._planning, self._probe = self._planning, None, None
+        self._plan = numbered(passes)
+        return self._plan
+
+    def _at(self, error: LoweringError) -> LoweringError:
+        """The error with the pass that failed."""
+        if self.at is None:
+            return error
+        return LoweringError(
+            f"{error}\npass: {self.at}",
+            stage=error.stage,
+            pass_name=self.at.partition("#")[0],
+            log=error.log,
+            before=self.text,
+        )
+
+    @contextlib.contextmanager
+    def _environment(self, dump: bool = False) -> Iterator[None]:
+        """Triton's dump switches as this run needs them."""
+        saved = {name: os.environ.get(name) for name in (_DUMP, _DUMP_PATH)}
+        for name in saved:
+            os.environ.pop(name, None)
+        if dump or self.raw is not None:
+            os.environ[_DUMP] = "1"
+        try:
+            yield
+        finally:
+            for name, value in saved.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    # --- the copied functions -----------------------------------------------------------------------------------------
+
+    def _rebound(self, backend: Any) -> Any:
+        """The backend with its own and its bases' functions copied."""
+        kind = type(backend)
+        body: dict[str, Any] = {}
+        for base in reversed(kind.__mro__[:-1]):
+            for name, value in vars(base).items():
+                function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+                if isinstance(function, types.FunctionType):
+                    rebound = self._copied(function)
+                    body[name] = type(value)(rebound) if function is not value else rebound
+        instrumentation = getattr(kind, "instrumentation", None)  # Proton's, up to Triton 3.8
+        if instrumentation is not None:
+            body["instrumentation"] = _StandIn(instrumentation, "instrumentation", self._call)
+        body.pop("__init__", None)
+        own = type(kind)(kind.__name__, (kind,), body)
+        for table in self._tables.values():
+            for name, value in table.items():
+                if value is kind:
+                    table[name] = own
+        copied = object.__new__(own)
+        copied.__dict__.update(backend.__dict__)
+        return copied
+
+    def _copied(self, function: types.FunctionType) -> types.FunctionType:
+        copied = types.FunctionType(
+            function.__code__,
+            self._table(function.__globals__),
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
+        )
+        copied.__kwdefaults__ = function.__kwdefaults__
+        return copied
+
+    def _table(self, names: dict[str, Any]) -> dict[str, Any]:
+        """Global names of a module of the backend, with stand-ins for whatever may add a pass."""
+        table = self._tables.get(id(names))
+        if table is not None:
+            return table
+        table = self._tables[id(names)] = dict(names)
+        for name, value in names.items():
+            if isinstance(value, types.ModuleType):
+                if value.__name__.startswith(_LIBTRITON):
+                    table[name] = _StandIn(value, name, self._call)
+            elif isinstance(value, types.FunctionType) and value.__globals__ is names:
+                table[name] = self._copied(value)
+            elif isinstance(value, (types.FunctionType, functools.partial)):
+                table[name] = functools.partial(self._call, name, value)
+        return table
+
+    def _real(self, name: str) -> Any:
+        for table in self._tables.values():
+            if isinstance(table.get(name), _StandIn):
+                return table[name]._real
+        raise LoweringError(
+            f"Triton {self._compiler.release}: its backend for {self._compiler.target} uses no {name!r} of libtriton, "
+            f"so there is nothing to observe",
+            stage="passes",
+        )
+
+    def _call(self, function: str, real: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """A call of a stage function into libtriton: adds a pass, is a step by itself, or is none of our business."""
+        if function == "ir.pass_manager":
+            return _Manager(self, real, *arguments)
+        manager = next((a for a in (*arguments, *keywords.values()) if isinstance(a, _Manager)), None)
+        if manager is not None:
+            return self._add(manager, function, real, arguments, keywords)
+        if self._planning is not None:
+            if function.startswith("llvm."):
+                raise _PlannedOut
+            return real(*arguments, **keywords)
+        module = next((a for a in arguments if _is_llvm(a)), None)
+        if module is None and not function.startswith("llvm."):
+            return real(*arguments, **keywords)
+        before = None if module is None else str(module)
+        started = time.perf_counter()
+        result = real(*arguments, **keywords)
+        seconds = time.perf_counter() - started
+        after = _outcome(module, result, function)
+        if after is not None:
+            before = self._last if before is None else self._between(before)
+            self._record(function, self._other(function), "llvm", function, function, seconds, before or "", after)
+        return result
+
+    # --- pass managers ------------------------------------------------------------------------------------------------
+
+    def _add(
+        self, manager: _Manager, function: str, real: Callable[..., Any], arguments: Any, keywords: dict[str, Any]
+    ) -> Any:
+        inside = function in _PRINTED_INSIDE and self._release in _PRINTED_INSIDE_RELEASES
+        with self._environment(dump=inside):
+            alone = manager.real()
+
+        def add(to: Any) -> Any:
+            given = [to if a is manager else a for a in arguments]
+            return real(*given, **{k: to if v is manager else v for k, v in keywords.items()})
+
+        result = add(alone)
+        if self._planning is not None:
+            found = self._probe.elements(alone, add)
+            if found:
+                self._planning.append((self._stage, *_joined(found)))
+            return result
+        name = None
+        if hasattr(alone, "get_pipeline_str"):
+            found = elements(_inner(alone.get_pipeline_str()))
+            if not found:  # an instrumentation point that nobody uses
+                return result
+            name = _joined(found)[0]
+        if inside:
+            self._real("passes").ttir.add_loop_unroll(
+                alone
+            )  # finds no loop in LLVM's dialect; what counts is its banner
+        manager.steps.append(_Step(alone, function, name, tuple(a for a in arguments if a is not manager), inside))
+        return result
+
+    def _run(self, manager: _Manager, module: Any, arguments: tuple[Any, ...]) -> None:
+        if self._planning is not None:
+            return
+        assert self._plan is not None
+        passes = [p for p in self._plan if p.stage == self._stage]
+        for step in manager.steps:
+            planned = passes[self._position] if self._position < len(passes) else None
+            if planned is None or step.name not in (None, planned.name):
+                raise LoweringError(
+                    f"Triton {self._compiler.release} adds the pass {step.name or step.function} at position "
+                    f"{self._position} of {self._stage} for this module, where it lists "
+                    f"{planned.label if planned else 'none'}: its passes cannot be told apart",
+                    stage="passes",
+                )
+            if self._position < self._skip:
+                self._restore(step, self._state.get(str(planned.position), {}))
+                self._position += 1
+                continue
+            before = self._between(str(module))
+            self.at, self.text = planned.label, before
+            with self._printing(step.inside) as printed:
+                started = time.perf_counter()
+                step.manager.run(module, *arguments)
+                seconds = time.perf_counter() - started
+            after = _BANNER.split(printed[0])[-1].rstrip("\n") + "\n" if step.inside else str(module)
+            written = _written(step.arguments)
+            if written:
+                self._state[str(planned.position)] = written
+            self._position += 1
+            self._record(
+                planned.name,
+                planned.occurrence,
+                "mlir",
+                planned.pipeline,
+                step.function,
+                seconds,
+                before,
+                after,
+            )
+            self.at = None
+        manager.steps.clear()
+
+    @contextlib.contextmanager
+    def _printing(self, inside: bool) -> Iterator[list[str]]:
+        if self.raw is None and not inside:
+            yield []
+            return
+        with captured_stderr() as printed:
+            yield printed
+        if self.raw is not None:
+            self.raw.extend(printed)
+
+    @staticmethod
+    def _restore(step: _Step, written: Mapping[str, Any]) -> None:
+        for argument in step.arguments:
+            for name, value in written.items():
+                if hasattr(argument, name):
+                    setattr(argument, name, value)
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    def _between(self, text: str) -> str:
+        """The module as the next step finds it; what changed since the last one is the stage function's own doing."""
+        if self._last is not None and text != self._last:
+            self._record("python", self._other("python"), "python", self._stage, self._stage, 0.0, self._last, text)
+        return text
+
+    def _other(self, name: str) -> int:
+        self._others[name] = self._others.get(name, 0) + 1
+        return self._others[name]
+
+    def _record(
+        self,
+        name: str,
+        occurrence: int,
+        kind: str,
+        pipeline: str,
+        function: str,
+        seconds: float,
+        before: str,
+        text: str,
+    ) -> None:
+        carried = {
+            "position": self._position,
+            "metadata": jsonable(self._metadata),
+            "state": copy.deepcopy(self._state),
+        }
+        record = PassRecord(
+            len(self.records) + 1,
+            self._stage,
+            name,
+            occurrence,
+            kind,
+            pipeline,
+            function,
+            seconds,
+            before,
+            text,
+            carried,
+        )
+        self._last = text
+        self.records.append(record)
+        if self.observer is not None:
+            self.observer(record)
+
+
+class _StandIn:
+    """A part of libtriton whose functions are called through the recorder; types and constants are the real ones."""
+
+    def __init__(self, real: Any, name: str, call: Callable[..., Any]) -> None:
+        self._real = real
+        self._name = name
+        self._through = call
+
+    def __getattr__(self, name: str) -> Any:
+        value, full = getattr(self._real, name), f"{self._name}.{name}"
+        if isinstance(value, types.ModuleType):
+            return _StandIn(value, full, self._through)
+        if full != "ir.pass_manager" and (isinstance(value, type) or not callable(value)):
+            return value
+        return functools.partial(self._through, full, value)
+
+
+class _Manager:
+    """What a stage function takes for a pass manager."""
+
+    def __init__(self, recorder: Recorder, real: Callable[..., Any], *arguments: Any) -> None:
+        self.steps: list[_Step] = []
+        self._recorder = recorder
+        self._make = functools.partial(real, *arguments)
+        self._debug = False
+
+    def real(self) -> Any:
+        manager = self._make()
+        if self._debug:
+            manager.enable_debug()
+        return manager
+
+    def enable_debug(self) -> Any:
+        self._debug = True
+        return self._make().enable_debug()
+
+    def run(self, module: Any, *arguments: Any) -> None:
+        self._recorder._run(self, module, arguments)
+
+
+class _NoModule:
+    """Stands for the module while passes are listed: it has a context, and answers every question with nothing."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *_: "" if name.startswith("str") else None
+
+
+class _Probe:
+    """Asks the release which passes a pass manager holds."""
+
+    def __init__(self, nothing: Any, ir: Any, passes: Any, folder: Path) -> None:
+        self._nothing = nothing
+        self._ir = ir
+        self._passes = passes
+        self._file = folder / "pipeline.mlir"
+        self._context = nothing.context
+
+    def elements(self, manager: Any, add: Callable[[Any], Any]) -> list[tuple[str, str]]:
+        """(argument, text with options) of each pass in `manager`; `add` puts the same into another one."""
+        if hasattr(manager, "get_pipeline_str"):  # from Triton 3.3 on
+            return elements(_inner(manager.get_pipeline_str()))
+        return elements(_inner(self._reproducer(type(manager), add)))[1:]
+
+    def _reproducer(self, manager_type: Any, add: Callable[[Any], Any]) -> str:
+        """The pipeline as the reproducer has it, which is written before the first pass runs.
+
+        The first pass here is the inliner, on a module that the verifier refuses after it: the pass asked about does
+        not run, which on an empty module could abort the process.
+        """
+        self._nothing.set_attr("unprefixed", self._ir.builder(self._context).get_int32_attr(0))
+        manager = manager_type(self._context)
+        self._passes.common.add_inliner(manager)
+        add(manager)
+        saved = os.environ.get(_REPRODUCER)
+        os.environ[_REPRODUCER] = str(self._file)
+        try:
+            with contextlib.suppress(RuntimeError):
+                manager.run(self._nothing)
+        finally:
+            if saved is None:
+                del os.environ[_REPRODUCER]
+            else:
+                os.environ[_REPRODUCER] = saved
+        text = self._file.read_text()
+        start = text.index('pipeline: "') + len('pipeline: "')
+        return text[start : text.index('",\n', start)]
+
+
+def _joined(found: list[tuple[str, str]]) -> tuple[str, str]:
+    """One name for what one call added; it is one pass in every release so far."""
+    return "+".join(name for name, _ in found), ",".join(text for _, text in found)
+
+
+def located(
+    error: LoweringError, compiler: Compiler, stage: str, before: str, metadata: dict[str, Any]
+) -> LoweringError:
+    """The error of a stage, with the pass that failed: the stage is run once more, pass by pass.
+
+    Parameters
+    ----------
+    error : LoweringError
+    compiler : Compiler
+    stage : str
+    before : str
+        The module that the stage was given.
+    metadata : dict
+        As the stage was given it.
+    """
+    recorder = Recorder(compiler)
+    try:
+        recorder.run(stage, compiler.parse(before, stage), metadata)
+    except LoweringError as again:
+        return again if again.pass_name is not None else error
+    return error
+
+
+def _inner(pipeline: str) -> str:
+    """A pipeline without the anchors ``builtin.module(any(...))`` around it."""
+    for anchor in ("builtin.module(", "any("):
+        if pipeline.startswith(anchor) and pipeline.endswith(")"):
+            pipeline = pipeline[len(anchor) : -1]
+    return pipeline
+
+
+def _is_llvm(value: Any) -> bool:
+    return type(value).__name__ == "module" and type(value).__module__.endswith("libtriton.llvm")
+
+
+def _outcome(module: Any, result: Any, function: str) -> str | None:
+    """Text after a call at LLVM level; ``None`` for one that only asks or prepares."""
+    if module is not None:
+        return str(module) if result is None else None
+    if _is_llvm(result):
+        return str(result)
+    return result if isinstance(result, str) and function.startswith("llvm.") else None
+
+
+def _written(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Numbers that an argument which is an object of libtriton holds: a pass may have written them."""
+    found: dict[str, Any] = {}
+    for argument in arguments:
+        if type(argument).__module__.startswith(_LIBTRITON):
+            values = {n: getattr(argument, n) for n in dir(argument) if not n.startswith("_")}
+            found |= {n: v for n, v in values.items() if isinstance(v, (bool, int, float, str))}
+    return found
