@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 import trlaunch
-from trlaunch.driver import get
+from trlaunch.devices import get
 
 HERE = Path(__file__).resolve().parent / "launches"
 INTS = (3, 5, 7, 11, 13, 19, 21, 23, 27)  # neither 1 nor multiples of 16: Triton specialises none of them

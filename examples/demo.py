@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import trlaunch
-from trlaunch import driver
+from trlaunch import devices
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 
@@ -62,22 +62,22 @@ def matmul() -> Case:
     return Case("matmul, 512 x 512 x 512 fp16", "matmul_kernel", (n // 64, n // 64), arguments, 2, expected, 1e-2)
 
 
-def choose() -> tuple[driver.Device, str, str]:
+def choose() -> tuple[trlaunch.Device, str, str]:
     """The device, and which folder and level of the artifacts suit it."""
     try:
-        cuda = driver.get("cuda")
+        cuda = devices.get("cuda")
         if cuda.device_count() > 0:
             capability = cuda.properties(0).target.capability
             # A cubin runs on the major revision it was built for; the PTX of an older one runs on every newer one.
             folder = "cuda90" if capability == 90 else "cuda80"
             level = "cubin" if capability == 90 or capability // 10 == 8 else "ptx"
-            return driver.Device("cuda", 0), folder, level
+            return trlaunch.Device("cuda", 0), folder, level
     except trlaunch.DeviceUnavailable as error:
         print(f"No NVIDIA GPU, so the kernels' PTX runs on the emulator.\n({error})\n")
-    return driver.Device("emulator"), "cuda80", "ptx"
+    return trlaunch.Device("emulator"), "cuda80", "ptx"
 
 
-def run(case: Case, device: driver.Device, file: Path) -> tuple[trlaunch.Kernel, float, float]:
+def run(case: Case, device: trlaunch.Device, file: Path) -> tuple[trlaunch.Kernel, float, float]:
     """Launch on arrays of the device; the kernel, the best time in seconds and the largest absolute error."""
     kernel = trlaunch.Kernel.from_file(file, device=device)
     arguments = [trlaunch.asarray(a, device=device) if isinstance(a, np.ndarray) else a for a in case.arguments]
@@ -85,7 +85,7 @@ def run(case: Case, device: driver.Device, file: Path) -> tuple[trlaunch.Kernel,
     for _ in range(case.repeats):
         start = time.perf_counter()
         kernel.launch(case.grid, *arguments)
-        driver.get(device.driver).synchronize(device.ordinal)
+        devices.get(device.driver).synchronize(device.ordinal)
         times.append(time.perf_counter() - start)
     error = np.abs(arguments[case.output].numpy().astype(np.float64) - case.expected).max()
     return kernel, min(times), float(error)

@@ -1,6 +1,6 @@
 """Driver: what loads and launches. ``cuda``, ``hip`` and ``emulator`` have the same few functions each.
 
-A driver receives the packed parameter bytes and never learns types; which driver a device belongs to is decided here.
+A driver receives the packed parameter bytes and never learns types; `trlaunch.devices` finds the driver of a device.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trlaunch.errors import DeviceUnavailable, FallbackWarning, warn
+from trlaunch.errors import DeviceUnavailable
 from trlaunch.image import Image
 from trlaunch.target import Target
 
@@ -22,8 +22,6 @@ __all__ = [
     "Function",
     "LaunchConfig",
     "PackedArguments",
-    "default_device",
-    "get",
 ]
 
 
@@ -210,38 +208,3 @@ class Driver(Protocol):
         `shape` in elements, `strides` in bytes without the innermost, `box` in elements, all innermost first;
         `element_type` and `swizzle` by their ``CUtensorMapDataType`` and ``CUtensorMapSwizzle`` numbers.
         """
-
-
-def get(name: str) -> Driver:
-    """The driver of that name, imported on first use.
-
-    Raises
-    ------
-    DeviceUnavailable
-        There is no such driver, or its Python package is not installed.
-    """
-    if name == "cuda":
-        from trlaunch.cuda.driver import CudaDriver
-
-        return CudaDriver.instance()
-    if name == "emulator":
-        from trlaunch.emulator.driver import EmulatorDriver
-
-        return EmulatorDriver.instance()
-    raise DeviceUnavailable(f"driver {name!r} is not available: expected cuda or emulator")
-
-
-def default_device() -> Device:
-    """The calling thread's current GPU; where there is none the emulator, with a `FallbackWarning` that says why."""
-    try:
-        cuda = get("cuda")
-        if cuda.device_count() > 0:
-            return Device("cuda", cuda.current_device())
-        reason = "the CUDA driver sees no device"
-    except DeviceUnavailable as error:
-        reason = str(error)
-    warn(
-        f"no GPU, so the emulator is used ({reason}); device='emulator' chooses it without this warning",
-        FallbackWarning,
-    )
-    return Device("emulator")

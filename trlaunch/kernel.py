@@ -12,7 +12,8 @@ from trlaunch import streams
 from trlaunch.artifact import Artifact, Level
 from trlaunch.check import Finding, Report, Subject, audit, audit_grid
 from trlaunch.code import Code
-from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchConfig, default_device, get
+from trlaunch.devices import default_device, get
+from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchConfig
 from trlaunch.errors import (
     ArgumentError,
     CheckError,

@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trlaunch.driver import Device, default_device, get
+from trlaunch.devices import default_device, get
+from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError
 from trlaunch.scalars import SCALARS
 from trlaunch.tensors import TensorView, contiguous_strides, dtype_name, export_dlpack, numpy_dtype

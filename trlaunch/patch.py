@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
-from trlaunch.driver import Device, DeviceProperties, default_device, get
+from trlaunch.devices import default_device, get
+from trlaunch.driver import Device, DeviceProperties
 from trlaunch.errors import ArgumentError, ArtifactError
 from trlaunch.kernel import Kernel
 from trlaunch.lowering.options import jsonable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trlaunch.driver import get
+from trlaunch.devices import get
 from trlaunch.packing import flatten
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import is_tensor, view

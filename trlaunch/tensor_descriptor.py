@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trlaunch.driver import Device, Driver, get
+from trlaunch.devices import get
+from trlaunch.driver import Device, Driver
 from trlaunch.errors import ArgumentError
 from trlaunch.memory import DeviceArray
 from trlaunch.metadata import TensorDescriptorMeta

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 import trlaunch
-from trlaunch import driver
+from trlaunch import devices
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 
 
 def main() -> int:
-    hopper = driver.get("cuda").properties(0).target.capability == 90
+    hopper = devices.get("cuda").properties(0).target.capability == 90
     kernel = trlaunch.Kernel.from_file(ARTIFACTS / ("cuda90/add_kernel.cubin" if hopper else "cuda80/add_kernel.ptx"))
 
     n = 98_432

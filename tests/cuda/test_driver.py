@@ -778,7 +778,7 @@ class TestProperties:
         recorded = fakecuda.run(
             """
             import threading
-            from trlaunch.driver import get
+            from trlaunch.devices import get
             found, start = [], threading.Barrier(8)
 
             def work():
@@ -866,7 +866,7 @@ class TestStatuses:
     def test_none_is_dropped_at_the_start(self, fakecuda: FakeCuda, call: str) -> None:
         recorded = fakecuda.run(
             """
-            from trlaunch.driver import get
+            from trlaunch.devices import get
             from trlaunch.errors import TrlaunchError
             try:
                 get("cuda")
@@ -945,7 +945,7 @@ class TestStatuses:
 
 START = """
 import json
-from trlaunch.driver import get
+from trlaunch.devices import get
 from trlaunch.errors import DeviceUnavailable
 try:
     get("cuda")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.emulator.launching import HEADER, assert_ptxas_accepts, entry, launch, pack, wrap
-from trlaunch.driver import Device, LaunchConfig, get
+from trlaunch.devices import get
+from trlaunch.driver import Device, LaunchConfig
 from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.emulator.image import read_image
 from trlaunch.errors import DeviceUnavailable, EmulatorError, Fault, ImageError, UnsupportedInstruction

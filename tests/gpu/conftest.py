@@ -10,7 +10,8 @@ import pytest
 import trlaunch
 from tests import corpus
 from tests.gpu.bindings import cuda
-from trlaunch.driver import Driver, get
+from trlaunch.devices import get
+from trlaunch.driver import Driver
 
 REPORT = pytest.StashKey[list[str]]()
 

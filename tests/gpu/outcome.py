@@ -15,7 +15,7 @@ from typing import Any
 import trlaunch
 from tests import corpus
 from tests.gpu.launches import launch_of, put
-from trlaunch.driver import get
+from trlaunch.devices import get
 
 __all__ = ["outcome"]
 

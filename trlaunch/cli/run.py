@@ -16,7 +16,7 @@ import numpy.typing as npt
 import typer
 
 import trlaunch
-from trlaunch import driver
+from trlaunch import devices
 from trlaunch.cli.arguments import GENERATORS, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
@@ -62,7 +62,7 @@ class _Launch:
         """Launch; seconds until the device is done."""
         start = time.perf_counter()
         self.kernel.launch(self.grid, *self._positional, device=self.device, **self._named)
-        driver.get(self.device.driver).synchronize(self.device.ordinal)
+        devices.get(self.device.driver).synchronize(self.device.ordinal)
         return time.perf_counter() - start
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
-from trlaunch.driver import Device, default_device, get
+from trlaunch.devices import default_device, get
+from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, CheckError, LoweringError, TrlaunchError
 from trlaunch.lowering.lower import lower_source
 from trlaunch.lowering.triton_compiler import Compiler, load, release, release_number
