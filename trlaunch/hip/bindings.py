@@ -27,7 +27,7 @@ _MAPS = Path("/proc/self/maps")
 
 
 def load_bindings() -> ModuleType:
-    """Import ``hip.hip`` (hip-python 6.2 or newer) and have it load the right libamdhip64.
+    """Import ``hip.hip`` (hip-python 6.4 or newer) and have it load the right libamdhip64.
 
     One that is in the process already is taken, such as the one of torch for ROCm: two of them would not know each
     other's memory and streams. Else it is where hip-python looks, else where ROCm's packages and installers put it,
@@ -40,27 +40,26 @@ def load_bindings() -> ModuleType:
         hip-python is not installed, or no libamdhip64 can be loaded; the message lists where it was looked for.
     """
     try:
-        bindings = importlib.import_module("hip.hip")
+        from hip import hip as bindings  # from 10.0 on no module of its own but the name of one
     except ImportError as error:
         raise DeviceUnavailable(
-            f"the HIP driver needs hip-python 6.2 or newer, and importing hip.hip failed ({error}): "
+            f"the HIP driver needs hip-python 6.4 or newer, and importing hip.hip failed ({error}): "
             f'pip install "trlaunch[hip]"'
         ) from error
+    module: ModuleType = bindings
     loader = _Loader()
     mapped = _mapped()
     if mapped is not None:
         loader.point_to(mapped)
-        return bindings
+        return module
+    own = loader.own()
     reasons = []
-    reason = _why_not(loader.own())
-    if reason is None:
-        return bindings
-    reasons.append(f"  {loader.own()}: {reason}")
-    for path in _candidates():
+    for path in (own, *_candidates()):
         reason = _why_not(path)
         if reason is None:
-            loader.point_to(path)
-            return bindings
+            if path != own:
+                loader.point_to(path)
+            return module
         reasons.append(f"  {path}: {reason}")
     raise DeviceUnavailable(_no_library(reasons))
 
