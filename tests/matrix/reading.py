@@ -30,7 +30,7 @@ def in_process(work: Callable[[], Any], patience: float = PATIENCE) -> tuple[str
     Returns
     -------
     tuple
-        ``("done", value)``, ``("error", message)``, ``("died", signal)`` or ``("stuck", seconds)``.
+        ``("done", value)``, ``("error", message)``, ``("died", how)`` or ``("stuck", seconds)``.
     """
     read, write = os.pipe()
     child = os.fork()
@@ -57,7 +57,8 @@ def in_process(work: Callable[[], Any], patience: float = PATIENCE) -> tuple[str
     if os.WIFSIGNALED(status):
         killed = os.WTERMSIG(status)
         return ("stuck", patience) if killed == signal.SIGKILL else ("died", signal.Signals(killed).name)
-    return pickle.loads(data)
+    # A fatal error of LLVM's ends the process by exit(1).
+    return pickle.loads(data) if data else ("died", f"exit {os.waitstatus_to_exitcode(status)}")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import io
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from trlaunch.errors import LoweringError
+from trlaunch.lowering.limits import refuse_options, refuse_target
 from trlaunch.target import Target
 
 __all__ = [
@@ -162,7 +164,7 @@ class Compiler:
     ) -> None:
         self.release = release()
         self.target = target
-        _refuse_aborts(self.release, target)
+        refuse_target(self.release, target)
         from triton.backends.compiler import GPUTarget
         from triton.compiler.compiler import make_backend
 
@@ -181,6 +183,7 @@ class Compiler:
             taken = {k: v for k, v in options.items() if k in known and k not in _NOT_TAKEN}
             merged = {**taken, **(strict or {})}
             self.options = self.backend.parse_options({k: _tuples(v) for k, v in merged.items() if v is not None})
+        refuse_options(target, self.options)
         self.gluon = gluon
         self.done: tuple[str, int, Mapping[str, Any]] | None = None
         self._watch: Any = None
@@ -196,7 +199,8 @@ class Compiler:
 
     def _option_names(self) -> set[str]:
         # parse_options drops what it does not know in silence, so the dataclass behind it is asked first.
-        return set(type(self.backend.parse_options({})).__dataclass_fields__)
+        # 3.9 warns where fusion is left to its default.
+        return set(type(self.backend.parse_options({"enable_fp_fusion": True})).__dataclass_fields__)
 
     def _add_stages(self, gluon: bool) -> None:
         arguments: list[Any] = [self.stages, self.options]
@@ -236,7 +240,7 @@ class Compiler:
         context = self.context()
         with tempfile.TemporaryDirectory() as folder, _failing("parse", level):
             path = Path(folder) / f"kernel.{level}"  # no release parses MLIR from a string
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
             module = ir.parse_mlir_module(str(path), context)
         module.context = context
         return module
@@ -310,18 +314,6 @@ class Compiler:
             return self.stages[stage](module, metadata)
 
 
-def _refuse_aborts(version: str, target: Target) -> None:
-    """Refuse what ends in a C++ abort of the whole process instead of an exception."""
-    if target.backend == "cuda" and target.capability >= 100:
-        major, minor = (int(n) for n in version.split(".")[:2])
-        if (major, minor) < (3, 3):
-            raise LoweringError(
-                f"Triton {version} cannot compile for {target}: it aborts the process; "
-                f"expected Triton 3.3 or later for compute capability 10.0 and up",
-                stage="target",
-            )
-
-
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
@@ -348,8 +340,9 @@ def captured_stderr() -> Iterator[list[str]]:
 def _failing(stage: str, level: str | None = None) -> Iterator[None]:
     """Turn whatever Triton's compiler raises into a `LoweringError` with what it printed."""
     printed: list[str] = []
+    shown = io.StringIO()  # 3.6 and later print the PTX that ptxas refused
     try:
-        with captured_stderr() as printed:
+        with captured_stderr() as printed, contextlib.redirect_stdout(shown):
             yield
     except LoweringError:
         raise
@@ -357,8 +350,11 @@ def _failing(stage: str, level: str | None = None) -> Iterator[None]:
         said = "\n".join(text for text in (str(error).strip(), *(p.strip() for p in printed)) if text)
         what = f"parsing {level} text" if level else f"stage {stage}"
         raise LoweringError(
-            f"Triton {release()} failed at {what}: {said or type(error).__name__}", stage=stage, log=said
+            f"Triton {release()} failed at {what}: {said or type(error).__name__}",
+            stage=stage,
+            log="\n".join(filter(None, (said or repr(error), shown.getvalue().strip()))),
         ) from error
     else:
+        sys.stdout.write(shown.getvalue())
         if printed and printed[0]:
             sys.stderr.write(printed[0])
