@@ -9,7 +9,7 @@ from trlaunch.target import Target
 
 __all__ = ["refuse_options", "refuse_target"]
 
-# Compute capabilities that the LLVM of a release can name; another one ends in abort() (found by lowering a matmul and a
+# Compute capabilities that the LLVM of a release can name; another ends in abort() (found by lowering a matmul and a
 # reduction for each, and for numbers in between that no GPU has). 10.1 was renamed 11.0 in CUDA 13.
 _ALWAYS = (70, 72, 75, 80, 86, 87, 89, 90)
 _CAPABILITIES = (
@@ -68,7 +68,7 @@ def refuse_options(target: Target, options: Any) -> None:
         )
     cluster = getattr(options, "cluster_dims", None)
     if cluster is not None and tuple(cluster) != (1, 1, 1):
-        x, y, z = (tuple(cluster) + (0, 0, 0))[:3]
+        x, y, z = (*cluster, 0, 0, 0)[:3]
         if x * y * z != num_ctas or len(cluster) != 3:
             raise LoweringError(
                 f"cluster_dims={tuple(cluster)}: expected three numbers whose product is num_ctas={num_ctas}",
