@@ -1,0 +1,236 @@
+"""Every level of every kernel on a GPU: right against torch, and as fast as Triton's own launch of the same kernel.
+
+A kernel is compiled by Triton once; its texts and binary are written to files and launched by trlaunch from each,
+beside the Python function itself. Times are of the kernel alone: launches are captured in a CUDA graph and replayed,
+Triton's and trlaunch's in turns within one run, medians of the replays. Needs torch, Triton and an NVIDIA GPU.
+
+    python benchmarks/levels.py [--rounds 41] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+LEVELS = ("ttir", "ttgir", "llir", "ptx", "cubin")
+LAUNCHES = 10  # in one graph
+
+
+@dataclass
+class Work:
+    """One kernel, its arguments and what it should give."""
+
+    name: str
+    function: Any
+    grid: tuple[int, ...]
+    arguments: list[Any]
+    constants: dict[str, Any]
+    options: dict[str, int]
+    result: Any
+    expected: Any
+    tolerance: float
+    gluon: bool = False
+
+
+def works(torch: Any) -> list[Work]:
+    """The kernels and their data."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from benchmarks.level_kernels import kernels
+
+    torch.manual_seed(0)
+
+    def rand(*shape: int, dtype: Any = torch.float32) -> Any:
+        return torch.randn(*shape, device="cuda", dtype=torch.float32).to(dtype)
+
+    made = []
+    n = 1 << 26
+    x, y, out = rand(n), rand(n), torch.empty(n, device="cuda")
+    add = ((n // 1024,), [x, y, out, n], {"BLOCK": 1024}, {"num_warps": 4}, out, x + y, 0.0)
+    made.append(Work("add", kernels.add_kernel, *add))
+    try:
+        from benchmarks.level_kernels import gluon_kernels
+
+        made.append(Work("gluon add", gluon_kernels.add_kernel, *add, gluon=True))
+    except ImportError:
+        print("not run: gluon (this Triton has none)")
+    rows, columns = 8192, 4096
+    x, out = rand(rows, columns), torch.empty(rows, columns, device="cuda")
+    made.append(
+        Work(
+            "softmax", kernels.softmax_kernel, (rows,), [out, x, columns, columns], {"BLOCK": 4096}, {"num_warps": 8},
+            out, torch.softmax(x, 1), 1e-6,
+        )
+    )  # fmt: skip
+    w, b, out = rand(columns), rand(columns), torch.empty(rows, columns, device="cuda")
+    made.append(
+        Work(
+            "layer norm", kernels.layer_norm_kernel, (rows,), [out, x, w, b, columns, columns, 1e-5], {"BLOCK": 4096},
+            {"num_warps": 8}, out, torch.nn.functional.layer_norm(x, (columns,), w, b, 1e-5), 1e-4,
+        )
+    )  # fmt: skip
+    m = 4096
+    a, b, c = (
+        rand(m, m, dtype=torch.float16),
+        rand(m, m, dtype=torch.float16),
+        torch.empty(m, m, device="cuda", dtype=torch.float16),
+    )
+    tiles = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}
+    product = (a.double() @ b.double()).float()
+    made.append(
+        Work(
+            "matmul", kernels.matmul_kernel, (m // 128, m // 128), [a, b, c, m, m, m, m], tiles,
+            {"num_warps": 8, "num_stages": 3}, c, product, 1e-3,
+        )
+    )  # fmt: skip
+    d = torch.empty_like(c)
+    descriptors = [
+        TensorDescriptor.from_tensor(t, list(s)) for t, s in ((a, (128, 64)), (b, (64, 128)), (d, (128, 128)))
+    ]
+    made.append(
+        Work(
+            "TMA matmul", kernels.tma_matmul_kernel, (m // 128, m // 128), [*descriptors, m], tiles,
+            {"num_warps": 8, "num_stages": 3}, d, product, 1e-3,
+        )
+    )  # fmt: skip
+    batch, length, depth = 32, 2048, 64
+    q, k, v = (rand(batch, length, depth, dtype=torch.float16) for _ in range(3))
+    o, scale = torch.empty_like(q), 1.44269504 / depth**0.5  # log2(e): the kernel uses exp2
+    made.append(
+        Work(
+            "attention", kernels.attention_kernel, (length // 128, batch), [q, k, v, o, length, scale],
+            {"BLOCK_M": 128, "BLOCK_N": 64, "HEAD": depth}, {"num_warps": 8, "num_stages": 3}, o,
+            torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float()), 1e-3,
+        )
+    )  # fmt: skip
+    return made
+
+
+def write_levels(compiled: Any, name: str, folder: Path) -> Path:
+    """The files of a Triton cache folder, from a kernel compiled in this process; their stem."""
+    stem = folder / name
+    for level in LEVELS:
+        if level in compiled.asm:
+            data = compiled.asm[level]
+            stem.with_suffix(f".{level}").write_bytes(data if isinstance(data, bytes) else str(data).encode())
+    metadata = {key: getattr(compiled.metadata, key) for key in compiled.metadata._fields}
+    stem.with_suffix(".json").write_text(json.dumps(metadata, default=vars))
+    return stem
+
+
+def runtime_arguments(work: Work, compiled: Any) -> list[Any]:
+    """What is left of the arguments when those that were specialised to 1 are gone."""
+    signature = list(compiled.src.signature.values())
+    return [value for value, kind in zip(work.arguments, signature, strict=False) if kind != "constexpr"]
+
+
+def graph_of(torch: Any, launch: Callable[[], None]) -> Any:
+    """A graph of several launches, after one outside it."""
+    launch()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(LAUNCHES):
+            launch()
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph
+
+
+def times(torch: Any, graphs: dict[str, Any], rounds: int) -> dict[str, float]:
+    """Microseconds a launch, median over rounds in which every graph is replayed once, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in graphs}
+    names = list(graphs)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            graphs[name].replay()
+            end.record()
+            end.synchronize()
+            found[name].append(begin.elapsed_time(end) * 1000 / LAUNCHES)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def measure(torch: Any, work: Work, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """One kernel at every level."""
+    import trlaunch
+
+    compiled = work.function[work.grid](*work.arguments, **work.constants, **work.options)
+    stem = write_levels(compiled, work.function.__name__, folder / work.name.replace(" ", "_"))
+    values = runtime_arguments(work, compiled)
+
+    def check() -> float:
+        error = (work.result.float() - work.expected.float()).norm() / work.expected.float().norm()
+        work.result.zero_()
+        return float(error)
+
+    graphs, errors = {}, {"triton": check()}
+    graphs["triton"] = graph_of(
+        torch, lambda: compiled[work.grid + (1,) * (3 - len(work.grid))](*work.arguments, *work.constants.values())
+    )
+    launchers: dict[str, Callable[[], Any]] = {}
+    function = trlaunch.jit(work.function)
+    launchers["gluon" if work.gluon else "python"] = lambda: function[work.grid](
+        *work.arguments, **work.constants, **work.options
+    )
+    for level in LEVELS:
+        if stem.with_suffix(f".{level}").is_file():
+            kernel = trlaunch.Kernel.from_file(stem.with_suffix(f".{level}"))
+            launchers[level] = lambda kernel=kernel: kernel.launch(work.grid, *values)
+    for name, launch in launchers.items():
+        launch()
+        torch.cuda.synchronize()
+        errors[name] = check()
+        graphs[name] = graph_of(torch, launch)
+    medians = times(torch, graphs, rounds)
+    return [
+        {
+            "kernel": work.name, "level": name, "us": medians[name], "ratio": medians[name] / medians["triton"],
+            "error": errors[name], "right": errors[name] <= work.tolerance,
+        }
+        for name in graphs
+    ]  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    import torch
+    import triton
+
+    print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}, Triton {triton.__version__}")
+    print(f"{'kernel':<12} {'level':<8} {'us':>9} {'ratio':>7} {'error':>9}")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for work in works(torch):
+            folder = Path(temporary)
+            (folder / work.name.replace(" ", "_")).mkdir()
+            for row in measure(torch, work, options.rounds, folder):
+                rows.append(row)
+                mark = "" if row["right"] else "  WRONG"
+                figures = f"{row['us']:>9.2f} {row['ratio']:>7.4f} {row['error']:>9.1e}"
+                print(f"{row['kernel']:<12} {row['level']:<8} {figures}{mark}")
+    worst = max(rows, key=lambda row: abs(row["ratio"] - 1))
+    wrong = sum(not row["right"] for row in rows)
+    print(
+        f"furthest from Triton's time: {worst['kernel']} {worst['level']} {worst['ratio']:.4f}; wrong results: {wrong}"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
