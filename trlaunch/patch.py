@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +71,7 @@ class TritonPatch:
         self.device = default_device() if device is None else Device.parse(device)
         self.check = check
         self._saved: list[Callable[[], None]] = []
+        self._loaded: weakref.WeakSet[Any] = weakref.WeakSet()  # Triton's CompiledKernel objects
 
     @property
     def active(self) -> bool:
@@ -98,6 +100,8 @@ class TritonPatch:
         """Undo it; nothing happens where it is not in place."""
         while self._saved:
             self._saved.pop()()
+        while self._loaded:
+            _unload(self._loaded.pop())
 
     def __enter__(self) -> TritonPatch:
         return self.start()
@@ -106,6 +110,17 @@ class TritonPatch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _unload(kernel: Any) -> None:
+    """Have a ``CompiledKernel`` ask the active driver again when it is launched next.
+
+    It would have that driver unload trlaunch's module, too, from 3.8 on, when it is collected.
+    """
+    kernel.module = kernel.function = None
+    vars(kernel).pop("run", None)  # set by _init_handles up to 3.4
+    if "_run" in vars(kernel):
+        kernel._run = None
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------------
@@ -226,10 +241,11 @@ class _Utils:
         where = Device(self._patch.device.driver, int(device))
         function = _Function(name, data, where)
         entry = read_image(data).kernel(name)
-        # Kernels of 3.8 and later ask the driver that is active when they are collected, which may be another one by
-        # then, to unload their module: without one they do not.
-        module = None if "__del__" in vars(load("compiler.compiler").CompiledKernel) else function
-        loaded = (module, function, entry.registers or 0, (entry.local_bytes or 0) // 4)
+        # The kernel that asks is not among the arguments, and has to be found again when the patch is undone.
+        caller = sys._getframe(1).f_locals.get("self")
+        if isinstance(caller, load("compiler.compiler").CompiledKernel):
+            self._patch._loaded.add(caller)
+        loaded = (function, function, entry.registers or 0, (entry.local_bytes or 0) // 4)
         limit = get(where.driver).properties(where.ordinal).max_threads_per_block
         return (*loaded, limit) if release_number() >= (3, 4) else loaded
 

@@ -186,7 +186,9 @@ def test_triton_compiles_it_as_it_would_its_own(kernels):
     f32 = tensor("float32")
     expected = compiled(kernels.add, f32, f32, f32, 1000, capability=80)["ptx"]
     ours = trlaunch.jit(kernels.add)
-    assert Kernel.from_function(ours, f32, f32, f32, 1000, target="cuda:80").artifact.sibling(Level.PTX).text == expected
+    assert (
+        Kernel.from_function(ours, f32, f32, f32, 1000, target="cuda:80").artifact.sibling(Level.PTX).text == expected
+    )
 
 
 def test_a_decorated_function_is_decorated_again(kernels, add):

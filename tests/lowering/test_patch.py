@@ -247,13 +247,14 @@ class RealDriver:
 
 @pytest.fixture
 def real(triton, monkeypatch) -> Any:
-    """The real driver is active; what trlaunch would put on a GPU goes to the emulator, by a patched `Kernel`."""
+    """Such a driver, active."""
     from triton.runtime import driver
 
     attribute, before = active_attribute(driver), active()
     found = RealDriver()
     driver.set_active(found)
     yield found
+    gc.collect()  # from 3.8 on a kernel asks the active driver to unload it
     setattr(driver, attribute, before)
 
 
@@ -272,29 +273,52 @@ def test_over_a_driver_the_patch_is_one_of_its_class(real, monkeypatch):
     assert real.asked == [("unload", "module")]
 
 
-def test_kernels_loaded_before_are_back_after(real, add, x, monkeypatch):
-    seen: list[Any] = []
-    monkeypatch.setattr(Kernel, "launch", lambda self, grid, *args, **keywords: seen.append((grid, len(args), keywords)))
+@pytest.fixture
+def sent(monkeypatch) -> list[tuple[Any, ...]]:
+    """What trlaunch would launch on a GPU, as `Kernel.launch` is called."""
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Kernel, "launch", lambda self, grid, *args, **named: seen.append((grid, len(args), named)))
     limits = SimpleNamespace(max_threads_per_block=1024)
     monkeypatch.setattr("trlaunch.patch.get", lambda name: SimpleNamespace(properties=lambda ordinal: limits))
+    return seen
 
+
+def asked(driver: RealDriver) -> list[str]:
+    return [entry[0] for entry in driver.asked]
+
+
+def test_kernels_loaded_before_are_back_after(real, add, x, sent):
     def launch() -> Any:
         return add[(8,)](x, x, x, COUNT)
 
     launch()
-    assert [entry[0] for entry in real.asked] == ["load", "launch"]
+    assert asked(real) == ["load", "launch"]
     with trlaunch.patch_triton("cuda"):
         kept = launch()
+        function = kept.function
         launch()
-    assert len(real.asked) == 2
-    assert seen == [((8, 1, 1), 4, {"stream": 7, "device": Device("cuda", 0)})] * 2
+        assert kept.function is function  # loaded once
+    assert asked(real) == ["load", "launch"]
+    assert sent == [((8, 1, 1), 4, {"stream": 7, "device": Device("cuda", 0)})] * 2
     launch()
-    assert [entry[0] for entry in real.asked] == ["load", "launch", "launch"]
-    # What a library kept from inside the block launches as before it, too.
+    assert asked(real) == ["load", "launch", "launch"]
+    # What a library kept from inside the block is launched by the driver of before, too.
     kept[(8, 1, 1)](x, x, x, COUNT, *([128] if RELEASE >= (3, 3) else []))
-    assert [entry[0] for entry in real.asked][3:] == ["load", "launch"]
+    assert asked(real) == ["load", "launch", "launch", "load", "launch"]
     assert real.asked[-1][1] == (8, 1, 1, 7, "handle")
-    assert len(seen) == 2
+    assert len(sent) == 2
+
+
+def test_a_launcher_kept_from_inside_launches_as_before_the_patch(real, add, x, sent):
+    """As the code that torch.compile makes does: it keeps ``run`` and ``function``, not the kernel."""
+    with trlaunch.patch_triton("cuda"):
+        kernel = add[(8,)](x, x, x, COUNT)
+        run, function = kernel.run, kernel.function
+    for _ in range(2):
+        run(8, 1, 1, 5, function, kernel.packed_metadata, None, None, None, x, x, x, COUNT)
+    assert asked(real) == ["load", "launch", "launch"]
+    assert [entry[1] for entry in real.asked[1:]] == [(8, 1, 1, 5, "handle")] * 2
+    assert len(sent) == 1
 
 
 def test_ordinals_are_kept_apart_from_plain_numbers():
