@@ -65,3 +65,7 @@ def test_torchs_current_stream_is_taken_for_its_cuda_tensors_only(monkeypatch):
     assert current_torch_stream([1, Tensor(False)], 0) is None
     assert current_torch_stream([1, Tensor(False), Tensor(True)], 3) == 77
     assert asked == [3]
+    for holder in (SimpleNamespace(tensor=Tensor(True)), SimpleNamespace(base=Tensor(True))):  # descriptors
+        assert current_torch_stream([1, holder], 4) == 77
+    assert current_torch_stream([SimpleNamespace(base=Tensor(False))], 5) is None
+    assert asked == [3, 4, 4]

@@ -45,11 +45,13 @@ def handle(stream: Any) -> int:
 
 
 def current_torch_stream(values: Iterable[Any], ordinal: int) -> int | None:
-    """Handle of torch's current stream when a torch CUDA tensor is among the values, else ``None``."""
+    """Handle of torch's current stream when a torch CUDA tensor is among the values; ``None`` when none is."""
     torch = sys.modules.get("torch")
     if torch is None:
         return None
-    tensor = torch.Tensor
-    if any(isinstance(value, tensor) and value.is_cuda for value in values):
-        return int(torch._C._cuda_getCurrentRawStream(ordinal))
+    for value in values:
+        # A host tensor descriptor holds its tensor: trlaunch's as .tensor, Triton's as .base.
+        for tensor in (value, getattr(value, "tensor", None), getattr(value, "base", None)):
+            if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+                return int(torch._C._cuda_getCurrentRawStream(ordinal))
     return None
