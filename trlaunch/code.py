@@ -25,7 +25,7 @@ class Code:
     artifact : Artifact
         What the user gave.
     ready : Artifact
-        A cubin or PTX: the artifact itself, or the PTX it was lowered to.
+        A cubin, an hsaco or PTX: the artifact itself, or what it was lowered to.
     image : Image
         What `ready` says about itself.
     texts : mapping of Level to str
@@ -41,7 +41,7 @@ class Code:
     def of(
         cls, artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
     ) -> Code:
-        """Lower the artifact to PTX where no driver takes it as it is, and read the image."""
+        """Lower or assemble the artifact where no driver takes it as it is, and read the image."""
         ready = _lowered(artifact, target, options, name)
         return cls(artifact, ready, _read_image(ready), _texts(ready))
 
@@ -49,7 +49,7 @@ class Code:
         """The image of `kernel` that a device loads, and whether the driver will compile it."""
         if properties.device.driver == "emulator":
             return self._ptx_image(kernel), False
-        if self.image.format != "ptx":
+        if self.image.format != "ptx" or properties.target.backend != self.image.target.backend:
             return self.image, False
         from trlaunch.cuda.assembler import Options, strides_in_16_bytes
         from trlaunch.cuda.assembler import assemble as assemble_ptx
@@ -80,6 +80,11 @@ class Code:
         """PTX for the emulator: the artifact's own, else the one beside it."""
         if self.image.format == "ptx":
             return self.image
+        if self.image.target.backend == "hip":
+            raise ArtifactError(
+                f"{self.artifact.label} is for {self.image.target} and the emulator executes PTX alone: run it on an AMD "
+                f"GPU, or compile the kernel for CUDA"
+            )
         beside = self.ready.sibling(Level.PTX)
         if beside is None:
             raise ArtifactError(
@@ -133,28 +138,46 @@ def _read_image(artifact: Artifact) -> Image:
         from trlaunch.cuda.image import read_image
 
         return read_image(artifact.data)
+    if artifact.level is Level.HSACO:
+        from trlaunch.hip.image import read_image as read_hsaco
+
+        return read_hsaco(artifact.data)
     if artifact.level is Level.PTX:
         from trlaunch.emulator.image import read_image as read_ptx
 
         return read_ptx(artifact.text)
     raise ArtifactError(
-        f"{artifact.label} is {artifact.level}, which this version cannot launch: expected cubin or ptx"
+        f"{artifact.label} is {artifact.level}, which this version cannot launch: expected a level from ttir on"
     )
 
 
 def _lowered(
     artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
 ) -> Artifact:
-    """The artifact itself where a driver takes it, else the PTX that the installed Triton makes of it."""
+    """The artifact itself where a driver takes it, else the PTX or hsaco that is made of it."""
     if artifact.level not in (Level.TTIR, Level.TTGIR, Level.LLIR):
         if target is not None or options:
             raise ArgumentError(
                 f"target= and options= are for levels above PTX, {artifact.label} is {artifact.level}: leave them out"
             )
-        return artifact
+        return _assembled(artifact) if artifact.level is Level.AMDGCN else artifact
     from trlaunch.lowering import lower
+    from trlaunch.lowering.options import target_of
 
+    if target_of(artifact, target).backend == "hip":
+        return _assembled(lower(artifact, Level.AMDGCN, target, options, name=name))
     return lower(artifact, Level.PTX, target, options, name=name)
+
+
+def _assembled(artifact: Artifact) -> Artifact:
+    """The hsaco of AMDGCN text: for one architecture, so that no device needs to be known."""
+    from trlaunch.hip.assembler import assemble as assemble_amdgcn
+
+    metadata = artifact.metadata
+    made = assemble_amdgcn(artifact.data, release=metadata.releases if metadata else None)
+    siblings = {**artifact.siblings, Level.AMDGCN: artifact.data}
+    siblings.pop(Level.HSACO, None)
+    return Artifact(Level.HSACO, made.hsaco, None, metadata, siblings)
 
 
 def _texts(artifact: Artifact) -> dict[Level, str]:

@@ -408,7 +408,7 @@ class Kernel:
         place = place_of(values)
         if place is not None:
             return Device.parse(place)
-        return default_device()
+        return default_device(self.target.backend)
 
     def _stream(self, stream: Any, values: Sequence[Any], device: Device) -> int:
         if device.driver == "emulator":
