@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from trlaunch.driver import Device, Driver
 from trlaunch.errors import DeviceUnavailable, FallbackWarning, warn
 
@@ -20,24 +22,50 @@ def get(name: str) -> Driver:
         from trlaunch.cuda.driver import CudaDriver
 
         return CudaDriver.instance()
+    if name == "hip":
+        from trlaunch.hip.driver import HipDriver
+
+        return HipDriver.instance()
     if name == "emulator":
         from trlaunch.emulator.driver import EmulatorDriver
 
         return EmulatorDriver.instance()
-    raise DeviceUnavailable(f"driver {name!r} is not available: expected cuda or emulator")
+    raise DeviceUnavailable(f"driver {name!r} is not available: expected cuda, hip or emulator")
 
 
-def default_device() -> Device:
-    """The calling thread's current GPU; where there is none the emulator, with a `FallbackWarning` that says why."""
-    try:
-        cuda = get("cuda")
-        if cuda.device_count() > 0:
-            return Device("cuda", cuda.current_device())
-        reason = "the CUDA driver sees no device"
-    except DeviceUnavailable as error:
-        reason = str(error)
+def default_device(backend: str | None = None) -> Device:
+    """Where a kernel runs that was told no device.
+
+    The calling thread's current GPU, an NVIDIA one before an AMD one; where there is none the emulator, with a
+    `FallbackWarning` that says why.
+
+    Parameters
+    ----------
+    backend : {"cuda", "hip"}, optional
+        What the kernel was compiled for: a GPU of that vendor alone. The emulator does not execute code for AMD.
+
+    Raises
+    ------
+    DeviceUnavailable
+        The kernel is for AMD, and there is no AMD GPU.
+    """
+    reasons = []
+    for name in ("cuda", "hip") if backend is None else (backend,):
+        try:
+            driver = get(name)
+            if driver.device_count() > 0:
+                return Device(name, driver.current_device())
+            reasons.append(f"the {'CUDA driver' if name == 'cuda' else 'HIP runtime'} sees no device")
+        except DeviceUnavailable as error:
+            if backend == "hip":
+                raise
+            # Who has no hip-python does not wait for an AMD GPU.
+            if name == "cuda" or find_spec("hip") is not None:
+                reasons.append(str(error))
+    if backend == "hip":
+        raise DeviceUnavailable(f"the kernel is for an AMD GPU, and {reasons[0]}")
     warn(
-        f"no GPU, so the emulator is used ({reason}); device='emulator' chooses it without this warning",
+        f"no GPU, so the emulator is used ({'; '.join(reasons)}); device='emulator' chooses it without this warning",
         FallbackWarning,
     )
     return Device("emulator")

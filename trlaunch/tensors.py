@@ -7,6 +7,7 @@ Understood, in this order: trlaunch's own arrays, ``data_ptr()`` (torch and what
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = [
     "contiguous_strides",
     "dtype_name",
     "export_dlpack",
+    "gpu_place",
     "is_tensor",
     "numpy_dtype",
     "view",
@@ -203,8 +205,8 @@ def _from_data_ptr(value: Any) -> TensorView:
     except (RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"its data_ptr() failed: {error}") from None
     device = getattr(value, "device", None)
-    kind, index = getattr(device, "type", None), getattr(device, "index", None)
-    place = "cpu" if kind == "cpu" else f"{kind}:{index or 0}" if kind in ("cuda", "hip") else None
+    kind = getattr(device, "type", None)
+    place = "cpu" if kind == "cpu" else gpu_place(value)
     if kind is not None and place is None:
         raise TypeError(f"it lives on device {device}")
     dtype = dtype_name(value.dtype) if hasattr(value, "dtype") else None
@@ -213,6 +215,20 @@ def _from_data_ptr(value: Any) -> TensorView:
     shape, strides = tuple(value.shape), tuple(value.stride())
     itemsize = value.element_size() if callable(getattr(value, "element_size", None)) else None
     return TensorView(address, _extent(shape, strides, itemsize), dtype, place, shape, strides, keep=value)
+
+
+def gpu_place(value: Any) -> str | None:
+    """``"cuda:1"`` or ``"hip:1"`` of a tensor that names a GPU as its device; ``None`` of others.
+
+    The device of a torch built for ROCm is called ``cuda``, too: ``torch.version.hip`` tells.
+    """
+    device = getattr(value, "device", None)
+    kind, index = getattr(device, "type", None), getattr(device, "index", None)
+    if kind == "cuda" and type(device).__module__.partition(".")[0] == "torch":
+        torch = sys.modules.get("torch")
+        if getattr(getattr(torch, "version", None), "hip", None) is not None:
+            kind = "hip"
+    return f"{kind}:{index or 0}" if kind in ("cuda", "hip") else None
 
 
 def _from_interface(value: Any, interface: dict[str, Any], place: str | None) -> TensorView:
