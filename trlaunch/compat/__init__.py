@@ -1,0 +1,1 @@
+"""Other launchers' interfaces over trlaunch: a script of theirs runs after one changed import."""
