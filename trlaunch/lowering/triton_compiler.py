@@ -347,7 +347,7 @@ def _failing(stage: str, level: str | None = None) -> Iterator[None]:
     except LoweringError:
         raise
     except Exception as error:  # the compiler's own exceptions are of every kind, RuntimeError to KeyError
-        said = "\n".join(text for text in (str(error).strip(), *(p.strip() for p in printed)) if text)
+        said = "\n".join(text for text in (_reasons(error), *(p.strip() for p in printed)) if text)
         what = f"parsing {level} text" if level else f"stage {stage}"
         raise LoweringError(
             f"Triton {release()} failed at {what}: {said or type(error).__name__}",
@@ -358,3 +358,13 @@ def _failing(stage: str, level: str | None = None) -> Iterator[None]:
         sys.stdout.write(shown.getvalue())
         if printed and printed[0]:
             sys.stderr.write(printed[0])
+
+
+def _reasons(error: BaseException | None) -> str:
+    """Its message with those of its causes: up to 3.5 the first names only the line of the function."""
+    said = ""
+    while error is not None:
+        text = str(error).strip()
+        said += "" if text in said else f"\n{text}" if said else text
+        error = error.__cause__
+    return said
