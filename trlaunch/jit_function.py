@@ -209,6 +209,13 @@ def jit(
     ArgumentError
         It is no function, or an autotuner: ``@trlaunch.jit`` goes under ``@triton.autotune``.
 
+    Notes
+    -----
+    ``triton.autotune`` times with what Triton's active driver offers. Where there is no GPU it needs ``do_bench=``
+    (3.3 and later) or `patch_triton` around decorator and launch (3.2 and later); in 3.0 and 3.1 it needs torch.
+    TLX functions, where the installed Triton has ``triton.language.extra.tlx``, are ``@triton.jit`` functions and go
+    the same way; no release on PyPI has it, and it was not run.
+
     Examples
     --------
     >>> @trlaunch.jit(device="emulator")                                        # doctest: +SKIP
