@@ -82,8 +82,8 @@ class Code:
             return self.image
         if self.image.target.backend == "hip":
             raise ArtifactError(
-                f"{self.artifact.label} is for {self.image.target} and the emulator executes PTX alone: run it on an AMD "
-                f"GPU, or compile the kernel for CUDA"
+                f"{self.artifact.label} is for {self.image.target} and the emulator executes PTX alone: run it on an "
+                f"AMD GPU, or compile the kernel for CUDA"
             )
         beside = self.ready.sibling(Level.PTX)
         if beside is None:
