@@ -10,13 +10,10 @@ import base64
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 
-from trlaunch.driver import DeviceProperties
-from trlaunch.image import Image, ImageKernel
-from trlaunch.metadata import Metadata
+from trlaunch.check_amd import kernarg, registers, wave
+from trlaunch.finding import Finding, Report, Subject
 from trlaunch.shared_bound import shared_lower_bound
-from trlaunch.signature import Signature
 from trlaunch.target import Target
 
 __all__ = ["Finding", "Report", "Subject", "audit", "audit_grid", "runs_on"]
@@ -26,105 +23,7 @@ __all__ = ["Finding", "Report", "Subject", "audit", "audit_grid", "runs_on"]
 _PARAM_LIMIT = 32764
 _PORTABLE_CLUSTER, _LARGEST_CLUSTER = 8, 16  # CUDA C++ Programming Guide, thread block clusters
 _TMEM_COLUMNS = 512  # PTX ISA, tcgen05.alloc
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one rule found.
-
-    Attributes
-    ----------
-    rule : str
-        ``"block"``, ``"shared"``, ``"architecture"``, ...
-    severity : {"ok", "note", "warning", "error"}
-        An error refuses the launch.
-    message : str
-        The fields, with the values of both sides.
-    hint : str
-        The way out.
-    """
-
-    rule: str
-    severity: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.severity:<7} {self.rule}: {self.message}" + (f"; {self.hint}" if self.hint else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The findings about one kernel on one device.
-
-    Attributes
-    ----------
-    title : str
-        Kernel, level, target and device.
-    findings : tuple of Finding
-    """
-
-    title: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that refuse the launch."""
-        return tuple(f for f in self.findings if f.severity == "error")
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing refuses the launch."""
-        return not self.errors
-
-    def to_dict(self) -> dict[str, object]:
-        """The report for JSON."""
-        return {"title": self.title, "ok": self.ok, "findings": [asdict(f) for f in self.findings]}
-
-    def __str__(self) -> str:
-        return "\n".join([self.title, *(f"  {finding}" for finding in self.findings)])
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is audited.
-
-    Attributes
-    ----------
-    image, entry
-        The binary as it will be loaded, and the kernel in it.
-    source_target : Target
-        What the artifact is for; PTX may have been assembled for a later device.
-    metadata : Metadata or None
-    signature : Signature
-    device : DeviceProperties
-    shared : int or None
-        Dynamic shared memory the launch will ask for; ``None`` when nothing states it.
-    shared_given : bool
-        Whether the caller gave it, over the metadata's.
-    threads : int or None
-        Threads per block the launch will ask for.
-    ttgir : str or None
-        The TTGIR beside the image.
-    stem, folder : str or None
-        Name of the file without extension, and of its folder.
-    driver_compiles : bool
-        Whether PTX goes to the driver's own compiler.
-    """
-
-    image: Image
-    entry: ImageKernel
-    source_target: Target
-    metadata: Metadata | None
-    signature: Signature
-    device: DeviceProperties
-    shared: int | None
-    shared_given: bool = False
-    threads: int | None = None
-    ttgir: str | None = field(default=None, repr=False)
-    stem: str | None = None
-    folder: str | None = None
-    driver_compiles: bool = False
+_WORK_ITEMS = 2**32 - 1  # threads along an axis: grid_size_x of the AQL dispatch packet (HSA runtime specification)
 
 
 def audit(subject: Subject) -> tuple[Finding, ...]:
@@ -143,13 +42,19 @@ def runs_on(target: Target, device: Target, *, text: bool = False) -> str | None
 
     Notes
     -----
+    HIP: code object compatibility of LLVM's AMDGPUUsage. An hsaco runs on its processor, and where it was compiled with
+    xnack or sramecc on or off, on a device with that setting; without, on either.
+
     CUDA C++ Programming Guide, binary compatibility: a cubin runs on the same major capability with the same or a
     later minor; with suffix ``a`` on exactly its capability, with ``f`` on its family, its major from its minor on.
     """
     if target.backend != device.backend:
         return f"it is for {target.backend}"
     if target.backend == "hip":
-        return None if target.arch == device.arch else f"it runs on {target.arch} alone"
+        if target.arch != device.arch:
+            return f"it runs on {target.arch} alone"
+        missing = [setting for setting in _settings(target) if setting not in _settings(device)]
+        return f"it needs {', '.join(missing)}" if missing else None
     if target.suffix == "a":
         return (
             None if target.capability == device.capability else f"sm_{target.arch}a code runs on sm_{target.arch} alone"
@@ -162,6 +67,11 @@ def runs_on(target: Target, device: Target, *, text: bool = False) -> str | None
     if major == device_major and device_minor >= minor:
         return None
     return f"a {target.sm} binary runs on capability {major}.{minor} and later minors of {major}"
+
+
+def _settings(target: Target) -> list[str]:
+    """``["sramecc+", "xnack-"]`` of ``hip:gfx90a:sramecc+:xnack-``."""
+    return [setting for setting in target.suffix.split(":") if setting]
 
 
 def _architecture(s: Subject) -> Iterator[Finding]:
@@ -185,7 +95,9 @@ def _architecture(s: Subject) -> Iterator[Finding]:
             "error",
             f"the {s.image.format} is for {target.sm if target.backend == 'cuda' else target}, "
             f"{s.device.device} ({s.device.name}) is {device}: {reason}",
-            "compile for this device, or give the PTX of a lower architecture without suffix",
+            "compile for this device, or give the PTX of a lower architecture without suffix"
+            if target.backend == device.backend == "cuda"
+            else f"compile for {device}",
         )
     else:
         yield Finding("architecture", "ok", f"{target} on {device}")
@@ -230,7 +142,10 @@ def _cache_key(folder: str | None) -> str | None:
 
 def _block(s: Subject) -> Iterator[Finding]:
     compiled, metadata = s.entry.block_threads, s.metadata
-    directive = "REQNTID" if s.entry.required_block else "MAX_THREADS"
+    directives = ("REQNTID", "MAX_THREADS")
+    if s.image.format == "hsaco":
+        directives = (".reqd_workgroup_size", ".max_flat_workgroup_size")
+    directive = directives[0 if s.entry.required_block else 1]
     if s.threads is None:
         yield Finding(
             "block",
@@ -282,7 +197,9 @@ def _parameters(s: Subject) -> Iterator[Finding]:
             f"the parameters end at byte {end}, the image states a buffer of {s.signature.param_bytes}",
             "the image is damaged",
         )
-    if s.signature.param_bytes > _PARAM_LIMIT:
+    if s.image.format == "hsaco":
+        yield from kernarg(s)
+    elif s.signature.param_bytes > _PARAM_LIMIT:
         yield Finding(
             "parameters",
             "error",
@@ -382,7 +299,8 @@ def _cluster(s: Subject) -> Iterator[Finding]:
             "cluster",
             "error",
             f"clusters of {stated}, {s.device.device} ({s.device.target}) has none",
-            "clusters need compute capability 9.0 or later: compile with num_ctas=1",
+            "compile with num_ctas=1: clusters need "
+            + ("compute capability 9.0 or later" if s.device.target.backend == "cuda" else "gfx1250"),
         )
     elif size > (s.entry.max_cluster or _LARGEST_CLUSTER):
         yield Finding(
@@ -455,6 +373,8 @@ _RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     _name,
     _hash,
     _block,
+    wave,
+    registers,
     _parameters,
     _shared,
     _cluster,
@@ -488,6 +408,16 @@ def audit_grid(
                     "put the large axis on x, or loop in the kernel",
                 )
             )
+    threads = subject.threads or 1
+    if subject.device.target.backend == "hip" and grid[0] * threads > _WORK_ITEMS:
+        findings.append(
+            Finding(
+                "grid",
+                "error",
+                f"{grid[0]} CTAs of {threads} threads are {grid[0] * threads} along x, HIP counts them in 32 bits",
+                "put a part of the axis on y, or loop in the kernel",
+            )
+        )
     if cooperative and occupancy is not None and not findings:
         each = occupancy()
         limit, total = each * subject.device.multiprocessors, math.prod(grid)

@@ -18,10 +18,13 @@ __all__ = [
     "NOTE_OWNER",
     "NOTE_TYPE",
     "OSABI_HSA",
+    "SIMD_UNITS",
     "VALUE_KINDS",
     "Descriptor",
+    "VectorRegisters",
     "features_of_flags",
     "machine_of_flags",
+    "vector_registers",
     "wave_size",
 ]
 
@@ -129,3 +132,39 @@ def features_of_flags(flags: int) -> str:
 def wave_size(arch: str) -> int:
     """Lanes of a wavefront that every kernel of an architecture can be compiled for: 64 before gfx10, else 32."""
     return 64 if len(arch.removeprefix("gfx")) == 3 else 32
+
+
+class VectorRegisters(NamedTuple):
+    """The vector register file of a SIMD unit, as ``AMDGPUBaseInfo.cpp`` of LLVM has it.
+
+    Attributes
+    ----------
+    addressable : int
+        Most that one thread can have, those for accumulation included where they are of one file.
+    total : int
+        A lane of a SIMD unit has them for all of its wavefronts.
+    granule : int
+        They are given out in multiples of it.
+    """
+
+    addressable: int
+    total: int
+    granule: int
+
+
+SIMD_UNITS = 4
+"""Of a compute unit (gfx9), or of a workgroup processor (gfx10 and later): what the waves of a workgroup share."""
+
+_FULL_FILE = frozenset({"gfx1100", "gfx1101", "gfx1151", "gfx1200", "gfx1201"})
+
+
+def vector_registers(arch: str, wave: int) -> VectorRegisters:
+    """The register file of an architecture, for wavefronts of 32 or 64 lanes."""
+    if wave_size(arch) == 64:
+        # gfx90a, gfx942 and gfx950 have one file for VGPRs and AGPRs, those before two of 256.
+        unified = arch in ("gfx90a", "gfx942", "gfx950")
+        return VectorRegisters(512, 512, 8) if unified else VectorRegisters(256, 256, 4)
+    if arch.startswith("gfx125"):
+        return VectorRegisters(1024, 1024, 16)
+    total, granule = (1536, 24) if arch in _FULL_FILE else (1024, 16 if arch.startswith("gfx11") else 8)
+    return VectorRegisters(256, total, granule) if wave == 32 else VectorRegisters(256, total // 2, granule // 2)
