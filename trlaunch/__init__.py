@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from trlaunch.artifact import Artifact, Level
     from trlaunch.check import Finding, Report
     from trlaunch.driver import Device
+    from trlaunch.dump.read import Dump, Run
+    from trlaunch.dump.request import At, at
     from trlaunch.errors import (
         ArgumentError,
         ArtifactError,
@@ -47,6 +49,8 @@ _MODULES = {
     "artifact": ("Artifact", "Level"),
     "check": ("Finding", "Report"),
     "driver": ("Device",),
+    "dump.read": ("Dump", "Run"),
+    "dump.request": ("At", "at"),
     "errors": (
         "ArgumentError",
         "ArtifactError",
@@ -84,12 +88,14 @@ __all__ = [
     "ArtifactError",
     "AssemblerError",
     "AssemblerMissing",
+    "At",
     "CheckError",
     "CheckWarning",
     "Device",
     "DeviceArray",
     "DeviceUnavailable",
     "DriverError",
+    "Dump",
     "EmulatorError",
     "FallbackWarning",
     "Fault",
@@ -105,6 +111,7 @@ __all__ = [
     "Pointer",
     "Report",
     "Resources",
+    "Run",
     "Signature",
     "SignatureError",
     "Target",
@@ -115,6 +122,7 @@ __all__ = [
     "UnsupportedInstruction",
     "__version__",
     "asarray",
+    "at",
     "empty",
     "jit",
     "patch_triton",

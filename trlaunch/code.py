@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import DeviceProperties
@@ -12,6 +12,9 @@ from trlaunch.errors import ArgumentError, ArtifactError, AssemblerMissing, Fall
 from trlaunch.image import Image, ImageKernel
 from trlaunch.signature import Signature, Source, assemble, from_caller, from_func, from_llir, from_ptx
 from trlaunch.target import Target
+
+if TYPE_CHECKING:
+    from trlaunch.dump.capture import Captures
 
 __all__ = ["Code"]
 
@@ -30,20 +33,30 @@ class Code:
         What `ready` says about itself.
     texts : mapping of Level to str
         The text levels at hand, those with the most to say about parameters first.
+    captures : Captures or None
+        What was put into the artifact to be dumped.
     """
 
     artifact: Artifact
     ready: Artifact
     image: Image
     texts: Mapping[Level, str]
+    captures: Captures | None = None
 
     @classmethod
     def of(
-        cls, artifact: Artifact, target: Target | str | None, options: Mapping[str, Any] | None, name: str | None
+        cls,
+        artifact: Artifact,
+        target: Target | str | None,
+        options: Mapping[str, Any] | None,
+        name: str | None,
+        captures: Captures | None = None,
     ) -> Code:
         """Lower or assemble the artifact where no driver takes it as it is, and read the image."""
+        if captures is not None:
+            artifact = captures.artifact
         ready = _lowered(artifact, target, options, name)
-        return cls(artifact, ready, _read_image(ready), _texts(ready))
+        return cls(artifact, ready, _read_image(ready), _texts(ready), captures)
 
     def image_for(self, properties: DeviceProperties, kernel: str) -> tuple[Image, bool]:
         """The image of `kernel` that a device loads, and whether the driver will compile it."""
@@ -104,22 +117,29 @@ class Code:
         self, entry: ImageKernel, label: str, given: Mapping[str, Any] | Sequence[Any] | str | None
     ) -> Signature:
         """The parameters of a kernel, laid out as `entry`, which `label` names, has them."""
-        sources: list[Source | None] = []
+        captures = self.captures
+        known = entry if captures is None else captures.without(entry)
+        sources: list[tuple[Level | None, Source | None]] = []
         if given is not None:
-            sources.append(from_caller(given, entry))
+            sources.append((None, from_caller(given, known)))
         for level, text in self.texts.items():
             if level in (Level.TTGIR, Level.TTIR):
-                sources.append(from_func(text, entry.name, str(level)))
+                sources.append((level, from_func(text, entry.name, str(level))))
             elif level is Level.LLIR:
-                sources.append(from_llir(text, entry.name))
+                sources.append((level, from_llir(text, entry.name)))
         ptx = self._ptx_entry(entry)
         if ptx is not None:
-            sources.append(from_ptx(ptx))
-        found = [source for source in sources if source is not None]
+            sources.append((Level.PTX, from_ptx(ptx)))
+        found = [
+            source if captures is None or level is None else captures.source_without(source, level)
+            for level, source in sources
+            if source is not None
+        ]
         try:
-            return assemble(entry, label, self.ready.metadata, found)
+            assembled = assemble(known, label, self.ready.metadata, found)
         except SignatureError as error:
             raise SignatureError(f"{entry.name} in {self.artifact.label}: {error}") from None
+        return assembled if captures is None else captures.signature(entry, assembled)
 
     def _ptx_entry(self, entry: ImageKernel) -> ImageKernel | None:
         """The kernel in the PTX at hand, the artifact's own or the one beside it."""

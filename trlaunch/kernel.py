@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trlaunch import streams
 from trlaunch.artifact import Artifact, Level
@@ -25,6 +25,10 @@ from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
 from trlaunch.placement import place_of
 from trlaunch.target import Target
+
+if TYPE_CHECKING:
+    from trlaunch.dump.capture import Captures
+    from trlaunch.dump.read import Run
 
 __all__ = ["Kernel", "Resources"]
 
@@ -109,13 +113,16 @@ class Kernel:
         check: str = "error",
         target: Target | str | None = None,
         options: Mapping[str, Any] | None = None,
+        dump: Any = None,
+        dump_limit: int | None = 1 << 30,
     ) -> None:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
         if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int) or shared < 0):
             raise ArgumentError(f"shared={shared!r:.60}: expected a number of bytes")
         self.artifact = artifact
-        self.code = Code.of(artifact, target, options, name)
+        self._captures = _captures(artifact, dump, name, dump_limit)
+        self.code = Code.of(artifact, target, options, name, self._captures)
         self.metadata = self.code.ready.metadata
         self.image = self.code.image
         self.entry = self.image.kernel(name or _name_in(self.metadata, self.image))
@@ -143,6 +150,8 @@ class Kernel:
         check: str = "error",
         target: Target | str | None = None,
         options: Mapping[str, Any] | None = None,
+        dump: Any = None,
+        dump_limit: int | None = 1 << 30,
     ) -> Kernel:
         """A kernel from a file of any level from TTIR on; levels above PTX are lowered by the installed Triton.
 
@@ -166,6 +175,10 @@ class Kernel:
             What a level above PTX is lowered for; left out, the metadata's, else what the text states.
         options : mapping, optional
             Compile options for it, over those of the metadata and the text.
+        dump : str, At or sequence of them, optional
+            Values inside the kernel that each launch captures: names as in the text, and `trlaunch.at`.
+        dump_limit : int, optional
+            Bytes above which a launch with dumps is refused; 1 GiB by default, ``None`` for no limit.
 
         Raises
         ------
@@ -184,6 +197,8 @@ class Kernel:
             check=check,
             target=target,
             options=options,
+            dump=dump,
+            dump_limit=dump_limit,
         )
 
     @classmethod
@@ -344,7 +359,7 @@ class Kernel:
         stream: Any = None,
         device: str | Device | None = None,
         **named: Any,
-    ) -> None:
+    ) -> Run | None:
         """Check, pack and launch.
 
         Parameters
@@ -363,6 +378,11 @@ class Kernel:
         **named
             Arguments by name, where the names are known.
 
+        Returns
+        -------
+        Run or None
+            The dumps of a kernel that was made with ``dump=``, once it is done; nothing of another.
+
         Raises
         ------
         CheckError
@@ -380,19 +400,25 @@ class Kernel:
         handle = self._stream(stream, values, loaded.device)
         ctas = self._ctas(shape)
         packed = loaded.packer.pack(args, named, driver=loaded.driver, device=loaded.device, stream=handle)
+        buffer = None
+        if self._captures is not None:
+            axes = len(grid) if isinstance(grid, Sequence) else 1
+            buffer = self._captures.buffer(shape, axes, loaded.subject.signature, packed.data)
         if 0 in shape:
-            return
+            return None if buffer is None else buffer.empty()
         self._refuse(loaded, ctas)
         config = self._config(ctas, handle)
         function = self._function(loaded)
         scratch = self._scratch(loaded, config)
+        if buffer is not None:
+            scratch.append(("dump", buffer.allocate(loaded.driver, loaded.device.ordinal, handle)))
         if not scratch:
             loaded.driver.launch(function, config, packed)
-            return
+            return None
         try:
-            hidden = dict(scratch)
-            packed = loaded.packer.fill_hidden(packed, hidden)
+            packed = loaded.packer.fill_hidden(packed, dict(scratch))
             loaded.driver.launch(function, config, packed)
+            return None if buffer is None else buffer.collect()
         finally:
             for _, address in scratch:
                 loaded.driver.free_scratch(address, loaded.device.ordinal, config.stream)
@@ -534,6 +560,14 @@ class Kernel:
 
     def __repr__(self) -> str:
         return f"trlaunch.Kernel({self.name!r}, {self.level}, {self.target})"
+
+
+def _captures(artifact: Artifact, dump: Any, name: str | None, limit: int | None) -> Captures | None:
+    if dump is None:
+        return None
+    from trlaunch.dump.capture import instrument
+
+    return instrument(artifact, dump, name, limit)
 
 
 def _name_in(metadata: Metadata | None, image: Image) -> str | None:

@@ -1,0 +1,1 @@
+"""Dump: values captured from inside a kernel through an injected pointer parameter."""

@@ -1,0 +1,145 @@
+"""What a caller asks to see, as ``dump=[...]`` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trlaunch.errors import ArgumentError
+
+__all__ = ["At", "at", "requests"]
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """One value to capture; made by `at`."""
+
+    name: str | None = None
+    op: str | None = None
+    nth: int | None = None
+    line: int | None = None
+    python_line: int | None = None
+    result: int = 0
+    keep: str | int = "all"
+    programs: tuple[tuple[int, ...], ...] | None = None
+    window: tuple[tuple[int, int] | None, ...] | None = None
+    dtype: str | None = None
+    label: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The value as asked for: ``%acc`` or ``op=tt.reduce, nth=1``; the key of the dump without a label."""
+        if self.name is not None and self.op is None and self.nth is None and self.line is None:
+            return self.name
+        fields = ("name", "op", "nth", "line", "python_line")
+        return ", ".join(f"{f}={getattr(self, f)}" for f in fields if getattr(self, f) is not None)
+
+
+def at(
+    name: str | None = None,
+    *,
+    op: str | None = None,
+    nth: int | None = None,
+    line: int | None = None,
+    python_line: int | None = None,
+    result: int = 0,
+    keep: str | int = "all",
+    programs: Sequence[Sequence[int]] | None = None,
+    part: Sequence[Any] | None = None,
+    dtype: str | None = None,
+    label: str | None = None,
+) -> At:
+    """A value inside a kernel; everything given must hold of it.
+
+    Parameters
+    ----------
+    name : str, optional
+        As in the text: ``%acc``, ``%acc#1`` of an operation with several results, ``%f12`` in PTX.
+    op : str, optional
+        Operation that makes it: ``tt.reduce``; in PTX and LLIR the instruction: ``fma.rn.f32``, ``fadd``.
+    nth : int, optional
+        Which of those that match, in the order of the text, from 0.
+    line : int, optional
+        Line in the text, from 1.
+    python_line : int, optional
+        Line in the Python source, where the text has locations.
+    result : int
+        Which result of an operation with several, where no name tells.
+    keep : {"all", "last"} or int
+        Iterations of the loops around it: every one, what the last one left, or the first N of each loop.
+    programs : sequence of sequence of int, optional
+        Coordinates in the grid of the programs to capture: ``[(0, 0), (7, 3)]``; left out, all.
+    part : sequence of slice or None, optional
+        Part of a tensor, an entry a dimension: ``[slice(0, 8), None]``.
+    dtype : str, optional
+        Triton's name of the type to read the bits as: PTX keeps floats in untyped registers.
+    label : str, optional
+        Key of the dump; left out, the name, else what was asked.
+
+    Raises
+    ------
+    ArgumentError
+        Nothing identifies a value, or a setting is none of those above.
+    """
+    if name is None and op is None and line is None and python_line is None:
+        raise ArgumentError("trlaunch.at(): expected a name, op=, line= or python_line=")
+    if keep not in ("all", "last") and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 < keep < 1 << 31):
+        raise ArgumentError(f"keep={keep!r:.60}: expected 'all', 'last' or a number of iterations")
+    if name is not None and not name.startswith("%"):
+        name = f"%{name}"
+    return At(name, op, nth, line, python_line, result, keep, _programs(programs), _window(part), dtype, label)
+
+
+def requests(dump: Any) -> tuple[At, ...]:
+    """The requests of ``dump=``: one or several names and `At`.
+
+    Raises
+    ------
+    ArgumentError
+        Something else is among them, or two have one key.
+    """
+    items = (dump,) if isinstance(dump, (str, At)) else tuple(dump)
+    made = []
+    for item in items:
+        if not isinstance(item, (str, At)):
+            raise ArgumentError(f"dump= has {item!r:.60}: expected names such as '%acc' and trlaunch.at(...)")
+        made.append(at(item) if isinstance(item, str) else item)
+    keys = [r.label or r.text for r in made]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ArgumentError(f"dump= has {key!r} {keys.count(key)} times: give each a label= of its own")
+    if not made:
+        raise ArgumentError("dump=[]: expected at least one value; leave it out to capture none")
+    return tuple(made)
+
+
+def _programs(programs: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...] | None:
+    if programs is None:
+        return None
+    try:
+        found = tuple(tuple(int(n.__index__()) for n in p) for p in programs)
+    except (TypeError, AttributeError):
+        found = ()
+    if not found or any(not 1 <= len(p) <= 3 or min(p) < 0 for p in found) or len({len(p) for p in found}) != 1:
+        raise ArgumentError(f"programs={programs!r:.60}: expected coordinates in the grid, [(0, 0), (7, 3)]")
+    return found
+
+
+def _window(parts: Sequence[Any] | None) -> tuple[tuple[int, int] | None, ...] | None:
+    if parts is None:
+        return None
+    window: list[tuple[int, int] | None] = []
+    for part in parts:
+        if part is None or (isinstance(part, slice) and part == slice(None)):
+            window.append(None)
+        elif (
+            isinstance(part, slice)
+            and part.step in (None, 1)
+            and isinstance(part.stop, int)
+            and 0 <= (part.start or 0) < part.stop
+        ):
+            window.append((part.start or 0, part.stop))
+        else:
+            raise ArgumentError(f"part= has {part!r}: expected None or slice(start, stop) with 0 <= start < stop")
+    return tuple(window)
