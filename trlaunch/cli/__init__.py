@@ -9,6 +9,7 @@ import typer
 import trlaunch
 from trlaunch.cli.check import check
 from trlaunch.cli.inspect import inspect
+from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
 
 __all__ = ["app"]
@@ -41,3 +42,4 @@ def _root(
 app.command()(inspect)
 app.command()(check)
 app.command()(run)
+app.command()(passes)

@@ -5,33 +5,23 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from trlaunch import cache
 from trlaunch.errors import ArtifactError
-from trlaunch.lowering.pass_marker import Marker
-from trlaunch.lowering.pass_recorder import PassRecord
+from trlaunch.lowering.options import jsonable
+from trlaunch.lowering.pass_marker import Marker, own_options
+from trlaunch.lowering.pass_names import kernel_of
+from trlaunch.lowering.pass_recorder import PassRecord, Recorder, dump_switched
+from trlaunch.lowering.triton_compiler import Compiler
 
-__all__ = [
-    "announce",
-    "asked_dump",
-    "changed_lines",
-    "class_names",
-    "dump_folder",
-    "marker_of",
-    "say_where",
-    "unified",
-    "write",
-]
+__all__ = ["Dump", "changed_lines", "class_names", "marker_of", "unified", "write"]
 
 _VARIABLE, _PATH_VARIABLE = "MLIR_ENABLE_DUMP", "MLIR_DUMP_PATH"
-_KERNEL = re.compile(
-    r'^\s*tt\.func (?:public )?@"?([\w.$]+)|^\s*llvm\.func (?!internal|private)[^@\n]*@"?([\w.$]+)"?\(.*\{$', re.M
-)
 _ON, _OFF = ("1", "true", "on"), ("", "0", "false", "off")
 # Up to 3.7 "Before Inliner (inline) (...)", from 3.8 on "Before InlinerPass: inline{...} (...)".
 _BANNER = re.compile(r"^// -----// IR Dump Before ([\w:<>()\s]+?)(?::| \()", re.M)
@@ -57,8 +47,8 @@ def unified(before: str, after: str, names: tuple[str, str], *, locations: bool 
     locations : bool
         Keep source positions; they are left out otherwise.
     """
-    sides = [text if locations else without_locations(text) for text in (before, after)]
-    lines = difflib.unified_diff(*(s.splitlines() for s in sides), *names, lineterm="")
+    old, new = ((text if locations else without_locations(text)).splitlines() for text in (before, after))
+    lines = difflib.unified_diff(old, new, *names, lineterm="")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -135,9 +125,8 @@ def write(
                 (folder / f"{stem}.diff").write_text(difference)
                 lines = "+{} -{}".format(*changed_lines(record.before, record.text))
             state = "changed" if record.changed else "same"
-            rows.append(
-                f"{record.index:3d} {record.stage}  {record.label}  {state}  {lines}  {record.seconds * 1e3:.2f}  {file}"
-            )
+            spent = f"{record.seconds * 1e3:.2f}"
+            rows.append(f"{record.index:3d} {record.stage}  {record.label}  {state}  {lines}  {spent}  {file}")
             previous = file
         index.write_text(f"Triton {start.release}, {start.target}\n" + "\n".join(rows) + "\n")
     except OSError as error:
@@ -185,7 +174,8 @@ class Dump:
             self._first = stage, str(module)
             self._kernel = kernel_of(self._first[1])
         if not _asked(self._kernel):
-            return self._compiler.run_located(stage, module, metadata)
+            with dump_switched(False):
+                return self._compiler.run_located(stage, module, metadata)
         try:
             made = self._recorder.run(stage, module, metadata)
             if not isinstance(made, bytes):
@@ -202,7 +192,9 @@ class Dump:
         own = own_options(self._compiler)
         key = cache.key("dump", release, str(target), stage, text, repr(sorted(jsonable(own).items())))
         carried = {"kernel": self._kernel} if self._kernel else {}
-        start = Marker(stage, None, release, target, own, {**carried, **({"gluon": True} if self._compiler.gluon else {})})
+        start = Marker(
+            stage, None, release, target, own, {**carried, **({"gluon": True} if self._compiler.gluon else {})}
+        )
         folder = cache.path() / "dumps" / key[:16]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -233,12 +225,6 @@ class Dump:
 def _asked(kernel: str | None) -> bool:
     value = os.environ.get(_VARIABLE, "")
     return value.lower() in _ON or (value.lower() not in _OFF and value == kernel)
-
-
-def kernel_of(text: str) -> str | None:
-    """Symbol of the kernel in MLIR text or LLVM IR: its one public function; ``None`` where there are several."""
-    found = {m[1] or m[2] for m in _KERNEL.finditer(text)}
-    return found.pop() if len(found) == 1 else None
 
 
 def class_names(records: Sequence[PassRecord], raw: Sequence[str]) -> list[str]:

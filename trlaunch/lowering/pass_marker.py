@@ -4,9 +4,9 @@
 
     // trlaunch: after tritongpu-coalesce#1 of ttgir, triton 3.6.0, cuda:90, options {"num_warps": 8}, carried {...}
 
-``before ttir`` instead of ``after ... of ...`` is the input of a stage. LLVM IR has ``;`` for ``//``. The options are those
-that differ from the release's defaults; `carried` holds what the text cannot: the kernel's name, metadata of earlier
-stages, and what passes wrote elsewhere than into the module.
+``before ttir`` instead of ``after ... of ...`` is the input of a stage. LLVM IR has ``;`` for ``//``. The options are
+those that differ from the release's defaults; `carried` holds what the text cannot: the kernel's name, metadata of
+earlier stages, and what passes wrote elsewhere than into the module.
 """
 
 from __future__ import annotations

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 from trlaunch.errors import LoweringError
 
-__all__ = ["Planned", "elements", "find", "numbered", "squeezed"]
+__all__ = ["Planned", "elements", "find", "kernel_of", "numbered", "squeezed"]
 
 _OPEN, _CLOSE = "({[<", ")}]>"
 _NAME = re.compile(r"unknown<(?:.*::)?([^>]*)>|([A-Za-z_][\w.-]*)")
+
+_KERNEL = re.compile(
+    r'^\s*tt\.func (?:public )?@"?([\w.$]+)|^\s*llvm\.func (?!internal|private)[^@\n]*@"?([\w.$]+)"?\(.*\{$', re.M
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +139,9 @@ def find(planned: Sequence[Planned], wanted: str) -> Planned:
         listed = ", ".join(f"{p.label} ({p.stage})" for p in fitting)
         raise LoweringError(f"pass {wanted!r} runs several times: say which of {listed}", stage="passes")
     return fitting[0]
+
+
+def kernel_of(text: str) -> str | None:
+    """Symbol of the kernel in MLIR text or LLVM IR: its one public function; ``None`` where there are several."""
+    found = {m[1] or m[2] for m in _KERNEL.finditer(text)}
+    return found.pop() if len(found) == 1 else None

@@ -23,10 +23,11 @@ from typing import Any
 
 from trlaunch.errors import LoweringError
 from trlaunch.lowering.options import jsonable
-from trlaunch.lowering.pass_names import Planned, elements, numbered
+from trlaunch.lowering.pass_marker import Marker, own_options
+from trlaunch.lowering.pass_names import Planned, elements, kernel_of, numbered
 from trlaunch.lowering.triton_compiler import LOCK, Compiler, captured_stderr
 
-__all__ = ["PassRecord", "Recorder", "located"]
+__all__ = ["PassRecord", "Recorder", "dump_switched", "located"]
 
 _LIBTRITON = "triton._C."
 # 3.3 and 3.4 run passes on a thread of their own, and the distinct attributes that these passes make are freed with it
@@ -101,7 +102,7 @@ class _Step:
     inside: bool = False  # printed while it runs, see _PRINTED_INSIDE
 
 
-class _PlannedOut(Exception):  # noqa: N818 -- a signal, not an error
+class _PlannedOut(Exception):
     """All passes of a stage are known; what follows needs a real module."""
 
 
@@ -164,7 +165,7 @@ class Recorder:
             The compiler failed; `at` and `text` say where.
         """
         self.plan()
-        with LOCK, self._environment():
+        with LOCK, dump_switched(self.raw is not None):
             self._stage, self._position, self._skip, self.at = stage, 0, 0, None
             self._metadata = {k: v for k, v in metadata.items() if k not in self._first or self._first[k] != v}
             self._state = {}
@@ -189,7 +190,7 @@ class Recorder:
         """
         if self._plan is not None:
             return self._plan
-        with LOCK, self._environment(), tempfile.TemporaryDirectory() as folder:
+        with LOCK, dump_switched(self.raw is not None), tempfile.TemporaryDirectory() as folder:
             self._planning = []
             nothing = self._compiler.parse("module {\n}\n", "ttir")
             self._probe = _Probe(nothing, self._real("ir"), self._real("passes"), Path(folder))
@@ -214,31 +215,29 @@ class Recorder:
             stage=error.stage,
             pass_name=self.at.partition("#")[0],
             log=error.log,
-            before=self.text,
+            before=self._marker().line() + self.text,
         )
 
-    @contextlib.contextmanager
-    def _environment(self, dump: bool = False) -> Iterator[None]:
-        """Triton's dump switches as this run needs them."""
-        saved = {name: os.environ.get(name) for name in (_DUMP, _DUMP_PATH)}
-        for name in saved:
-            os.environ.pop(name, None)
-        if dump or self.raw is not None:
-            os.environ[_DUMP] = "1"
-        try:
-            yield
-        finally:
-            for name, value in saved.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+    def _marker(self) -> Marker:
+        """Where the module stands when the next pass of the stage begins."""
+        done = [p.label for p in self.plan() if p.stage == self._stage][: self._position]
+        carried: dict[str, Any] = {"kernel": kernel_of(self.text), "metadata": self._metadata, "state": self._state}
+        if self._compiler.gluon:
+            carried["gluon"] = True
+        return Marker(
+            self._stage,
+            done[-1] if done else None,
+            self._compiler.release,
+            self._compiler.target,
+            own_options(self._compiler),
+            {name: value for name, value in carried.items() if value},
+        )
 
     # --- the copied functions -----------------------------------------------------------------------------------------
 
     def _rebound(self, backend: Any) -> Any:
         """The backend with its own and its bases' functions copied."""
-        kind = type(backend)
+        kind: Any = type(backend)
         body: dict[str, Any] = {}
         for base in reversed(kind.__mro__[:-1]):
             for name, value in vars(base).items():
@@ -326,7 +325,7 @@ class Recorder:
         self, manager: _Manager, function: str, real: Callable[..., Any], arguments: Any, keywords: dict[str, Any]
     ) -> Any:
         inside = function in _PRINTED_INSIDE and self._release in _PRINTED_INSIDE_RELEASES
-        with self._environment(dump=inside):
+        with dump_switched(inside or self.raw is not None):
             alone = manager.real()
 
         def add(to: Any) -> Any:
@@ -552,6 +551,20 @@ class _Probe:
 def _joined(found: list[tuple[str, str]]) -> tuple[str, str]:
     """One name for what one call added; it is one pass in every release so far."""
     return "+".join(name for name, _ in found), ",".join(text for _, text in found)
+
+
+@contextlib.contextmanager
+def dump_switched(on: bool) -> Iterator[None]:
+    """Triton's own dump switched on, to stderr, or off, whatever the environment says."""
+    with LOCK:
+        saved = {name: os.environ.pop(name, None) for name in (_DUMP, _DUMP_PATH)}
+        if on:
+            os.environ[_DUMP] = "1"
+        try:
+            yield
+        finally:
+            os.environ.pop(_DUMP, None)
+            os.environ.update({name: value for name, value in saved.items() if value is not None})
 
 
 def located(

@@ -13,9 +13,8 @@ from trlaunch.artifact import Artifact, Level, detect
 from trlaunch.errors import ArtifactError, LoweringError
 from trlaunch.lowering import dialect
 from trlaunch.lowering.options import jsonable, options_of, target_of
-from trlaunch.lowering.pass_files import kernel_of
 from trlaunch.lowering.pass_marker import Marker, own_options, read_marker
-from trlaunch.lowering.pass_names import find
+from trlaunch.lowering.pass_names import find, kernel_of
 from trlaunch.lowering.pass_recorder import Recorder
 from trlaunch.lowering.progress import progress
 from trlaunch.lowering.triton_compiler import WATCH, Compiler, installed_release

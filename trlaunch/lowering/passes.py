@@ -10,9 +10,9 @@ from typing import Any
 from trlaunch.artifact import Artifact, Level, detect
 from trlaunch.errors import ArtifactError, LoweringError
 from trlaunch.lowering.options import target_of
-from trlaunch.lowering.pass_files import changed_lines, kernel_of, unified, write
+from trlaunch.lowering.pass_files import changed_lines, unified, write
 from trlaunch.lowering.pass_marker import Marker, own_options
-from trlaunch.lowering.pass_names import squeezed
+from trlaunch.lowering.pass_names import kernel_of, squeezed
 from trlaunch.lowering.pass_recorder import PassRecord, Recorder
 from trlaunch.lowering.pass_start import Start, start_of
 from trlaunch.lowering.triton_compiler import WATCH, Compiler
@@ -171,7 +171,11 @@ def observe(
 
     token = WATCH.set(watch)
     try:
-        made = start.lower(to, target, options, name) if isinstance(start, Start) else _lower(start, to, target, options, name)
+        made = (
+            start.lower(to, target, options, name)
+            if isinstance(start, Start)
+            else _lower(start, to, target, options, name)
+        )
     finally:
         WATCH.reset(token)
     return watched[0].passes(made, start if isinstance(start, Start) else None)
@@ -247,4 +251,6 @@ def resume(
     if after is None and isinstance(source, Artifact) and not source.text.startswith(("// trlaunch: ", "; trlaunch: ")):
         raise ArtifactError("the text does not say after which pass it was saved: expected after='tritongpu-coalesce'")
     start = start_of(source, after)
-    return start.lower(to, target, options, name) if isinstance(start, Start) else _lower(start, to, target, options, name)
+    return (
+        start.lower(to, target, options, name) if isinstance(start, Start) else _lower(start, to, target, options, name)
+    )

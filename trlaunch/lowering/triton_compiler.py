@@ -182,8 +182,8 @@ class Compiler:
                     )
             taken = {k: v for k, v in options.items() if k in known and k not in _NOT_TAKEN}
             merged = {**taken, **(strict or {})}
+            refuse_options(target, merged)
             self.options = self.backend.parse_options({k: _tuples(v) for k, v in merged.items() if v is not None})
-        refuse_options(target, self.options)
         self.gluon = gluon
         self.done: tuple[str, int, Mapping[str, Any]] | None = None
         self._watch: Any = None
@@ -211,6 +211,10 @@ class Compiler:
         elif gluon:
             raise LoweringError(f"Triton {self.release} has no Gluon: expected 3.4 or later", stage="install")
         self.backend.add_stages(*arguments)
+
+    def init_targets(self) -> None:
+        """Make LLVM's code generators known, as the llir stage does; without them the stage after it dies."""
+        load("_C.libtriton").llvm.init_targets()
 
     def names(self) -> list[str]:
         """The stages in order: ``["ttir", "ttgir", "llir", "ptx", "cubin"]``."""
@@ -285,16 +289,24 @@ class Compiler:
         LoweringError
             The compiler failed; its message is in the text, and the pass where it is one of MLIR's.
         """
+        if self._watch is None:
+            self._watch = self._watching()
+        return self._watch.run(stage, module, metadata) if self._watch else self.run_located(stage, module, metadata)
+
+    def _watching(self) -> Any:
+        """What runs the stages pass by pass; ``None`` where nobody looks."""
         factory = WATCH.get()
-        if factory is None and os.environ.get("MLIR_ENABLE_DUMP"):
-            from trlaunch.lowering.pass_files import Dump as factory
-        elif factory is None and self.done is not None:
-            from trlaunch.lowering.pass_recorder import Recorder as factory
         if factory is not None:
-            if self._watch is None:
-                self._watch = factory(self)
-            return self._watch.run(stage, module, metadata)
-        return self.run_located(stage, module, metadata)
+            return factory(self)
+        if os.environ.get("MLIR_ENABLE_DUMP"):
+            from trlaunch.lowering.pass_files import Dump
+
+            return Dump(self)
+        if self.done is not None:
+            from trlaunch.lowering.pass_recorder import Recorder
+
+            return Recorder(self)
+        return None
 
     def run_located(self, stage: str, module: Any, metadata: dict[str, Any]) -> Any:
         """One stage as the release runs it; where it fails the pass is looked for."""

@@ -1,0 +1,115 @@
+"""``trlaunch passes FILE``: what each pass of the installed Triton does to a kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trlaunch.cli.arguments import UsageError
+from trlaunch.cli.exits import reporting
+from trlaunch.cli.options import Json, MetadataOption, NameOption
+from trlaunch.cli.output import print_json, table
+
+if TYPE_CHECKING:
+    from trlaunch.lowering.passes import PassRun
+
+__all__ = ["passes"]
+
+
+def passes(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TTIR, TTGIR, LLIR, or a saved module.")],
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="cuda:90; by default what FILE or its metadata says.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The level to stop at; by default PTX.", metavar="LEVEL")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", file_okay=False, help="Write the module after each pass into this folder."),
+    ] = None,
+    diff: Annotated[
+        str | None, typer.Option("--diff", help="Show what one pass changed: coalesce, canonicalize#2.", metavar="PASS")
+    ] = None,
+    start_after: Annotated[
+        str | None, typer.Option("--start-after", help="FILE is the module as this pass left it.", metavar="PASS")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="A compile option: num_warps=8.", metavar="NAME=VALUE")
+    ] = None,
+    metadata: MetadataOption = None,
+    name: NameOption = None,
+    as_json: Json = False,
+) -> None:
+    """List the passes that the installed Triton runs, with the time of each and what it changed."""
+    with reporting(as_json):
+        from trlaunch.lowering.passes import observe
+
+        options = dict(_option(text) for text in option or [])
+        source: Any = file
+        if metadata is not None:
+            from trlaunch import Artifact
+
+            source = Artifact.from_file(file, metadata)
+        run = observe(source, to, target, options, name=name, start_after=start_after)
+        index = run.write(out) if out is not None else None
+        if as_json:
+            print_json({**_describe(run), **({"diff": run.diff(diff)} if diff else {})})
+            return
+        if diff is not None:
+            typer.echo(run.diff(diff), nl=False)
+            return
+        table(("#", "stage", "pass", "ms", "changed"), _rows(run))
+        if index is not None:
+            typer.echo(f"written: {index}")
+
+
+def _rows(run: PassRun) -> list[tuple[int, str, str, float, str]]:
+    return [
+        (
+            record.index,
+            record.stage,
+            record.label,
+            round(record.seconds * 1e3, 2),
+            "+{} -{}".format(*run.lines(record)) if record.changed else "",
+        )
+        for record in run
+    ]
+
+
+def _describe(run: PassRun) -> dict[str, Any]:
+    described = []
+    for record in run:
+        added, removed = run.lines(record) if record.changed else (0, 0)
+        described.append(
+            {
+                "index": record.index,
+                "stage": record.stage,
+                "name": record.label,
+                "kind": record.kind,
+                "pipeline": record.pipeline,
+                "ms": record.seconds * 1e3,
+                "changed": record.changed,
+                "added": added,
+                "removed": removed,
+            }
+        )
+    return {
+        "kernel": run.start.carried["kernel"],
+        "release": run.start.release,
+        "target": str(run.start.target),
+        "passes": described,
+    }
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``num_warps=8`` as a name and a Python value; what is no number, true or false stays text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--option {text!r}: expected NAME=VALUE, for example num_warps=8")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    return name, int(value) if value.removeprefix("-").isdecimal() else value
