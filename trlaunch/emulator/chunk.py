@@ -13,7 +13,9 @@ from trlaunch.emulator.copies import AsyncCopies
 from trlaunch.emulator.faults import Dim, FaultLog
 from trlaunch.emulator.instructions.base import U4, U8, Array
 from trlaunch.emulator.instructions.matrix import registers_to_rows, rows_to_registers
-from trlaunch.emulator.memory import SHARED_WINDOW, GlobalMemory, SharedMemory
+from trlaunch.emulator.local import LOCAL_WINDOW, LocalMemory
+from trlaunch.emulator.memory import SHARED_WINDOW, VIEWS, GlobalMemory, SharedMemory
+from trlaunch.emulator.output import assertion, print_lanes
 from trlaunch.emulator.program import Program
 
 __all__ = ["Chunk"]
@@ -36,6 +38,8 @@ class Chunk:
         Linear indices of the CTAs.
     registers : list of ndarray
         Registers across blocks, by index.
+    param_base : ndarray of uint64, shape (1, 1)
+        Where the parameters lie in memory, for kernels that take the address of one.
     start : ndarray or None
         The lanes that exist, ``None`` if all do.
     """
@@ -46,6 +50,7 @@ class Chunk:
         memory: GlobalMemory,
         log: FaultLog,
         params: bytes,
+        param_base: int,
         ctas: Array,
         grid: Dim,
         block: Dim,
@@ -55,11 +60,13 @@ class Chunk:
         self.threads = (threads + 31) // 32 * 32
         self.ctas, self.memory, self.log = ctas, memory, log
         self.shared = SharedMemory(len(ctas), program.dynamic_offset + shared if shared else program.static_shared, log)
+        self.local = LocalMemory(program.frame, log)
         self.copies = AsyncCopies(memory, self.shared)
         self.registers: list[Array] = list(program.registers)
         linear = np.arange(self.threads, dtype=U4)[None, :]
         self.start = None if self.threads == threads else linear < threads
         self._params = params
+        self.param_base = np.array([[param_base]], dtype=U8)
         self._ticks = 0
         self._special(linear, ctas, grid, block, shared)
 
@@ -185,40 +192,58 @@ class Chunk:
         rows = registers_to_rows(registers, trans)
         self.shared.store(at, rows.reshape(rows.shape[0], -1), kept, 16, site)
 
-    # Generic addresses.
+    # Generic addresses: global memory as it is, shared and local memory in windows above it.
 
-    def _split(self, address: Array, mask: Array | None) -> tuple[Array, Array | None, Array | None]:
-        """Which lanes point to shared memory, and the masks of both kinds (``None``: nobody)."""
-        inside = address >= SHARED_WINDOW
-        in_shared = inside if mask is None else inside & mask
-        in_global = ~inside if mask is None else ~inside & mask
-        return inside, in_shared if in_shared.any() else None, in_global if in_global.any() else None
+    def _parts(self, address: Array, mask: Array | None) -> list[tuple[Any, Array, Array, Array | None]]:
+        """Memory, addresses in it, the lanes that point there, and those of them that are active (``None``: all)."""
+        if mask is None and bool((address < SHARED_WINDOW).all()):
+            return [(self.memory, address, np.ones((1, 1), bool), None)]
+        in_local, in_shared = address >= LOCAL_WINDOW, (address >= SHARED_WINDOW) & (address < LOCAL_WINDOW)
+        every = (
+            (self.local, address - LOCAL_WINDOW, in_local),
+            (self.shared, address - SHARED_WINDOW, in_shared),
+            (self.memory, address, address < SHARED_WINDOW),
+        )
+        found = []
+        for memory, inside, here in every:
+            active = here if mask is None else here & mask
+            if active.any():
+                found.append((memory, inside, here, active))
+        return found
 
     def load_generic(self, address: Array, mask: Array | None, size: int, site: int) -> Array:
-        """Load from global or shared memory."""
-        inside, shared, other = self._split(address, mask)
-        if shared is None:
-            return self.memory.load(address, mask, size, site)
-        found = self.shared.load(address - SHARED_WINDOW, shared, size, site)
-        return found if other is None else np.where(inside, found, self.memory.load(address, other, size, site))
+        """Load from global, shared or local memory."""
+        result: Array | None = None
+        for memory, inside, here, active in self._parts(address, mask):
+            value = memory.load(inside, active, size, site)
+            result = value if result is None else np.where(here, value, result)
+        return np.zeros((1, 1), VIEWS[size]) if result is None else result
 
     def store_generic(self, address: Array, value: Array, mask: Array | None, size: int, site: int) -> None:
-        """Store to global or shared memory."""
-        _, shared, other = self._split(address, mask)
-        if shared is None:
-            return self.memory.store(address, value, mask, size, site)
-        if other is not None:
-            self.memory.store(address, value, other, size, site)
-        return self.shared.store(address - SHARED_WINDOW, value, shared, size, site)
+        """Store to global, shared or local memory."""
+        for memory, inside, _, active in self._parts(address, mask):
+            memory.store(inside, value, active, size, site)
 
     def atomic_generic(
         self, address: Array, mask: Array | None, dtype: Any, site: int, change: Any, operands: list[Array]
     ) -> Array:
         """Atomic in global or shared memory."""
-        inside, shared, other = self._split(address, mask)
-        if shared is None:
-            return self.memory.atomic(address, mask, dtype, site, change, operands)
-        found = self.shared.atomic(address - SHARED_WINDOW, shared, dtype, site, change, operands)
-        if other is None:
-            return found
-        return np.where(inside, found, self.memory.atomic(address, other, dtype, site, change, operands))
+        result = np.zeros((1, 1), dtype)
+        for memory, inside, here, active in self._parts(address, mask):
+            if memory is self.local:
+                raise self.log.fault("atomic", "an atomic in local memory is undefined", site, active)
+            result = np.where(here, memory.atomic(inside, active, dtype, site, change, operands), result)
+        return result
+
+    # What kernels say.
+
+    def print(self, template: Array, buffer: Array, mask: Array | None, site: int) -> None:
+        """``vprintf``."""
+        mask = self.start if mask is None else mask
+        print_lanes(self.memory, self.local, self.log, template, buffer, mask, site)
+
+    def fail(self, strings: list[Array], line: Array, mask: Array | None, site: int) -> None:
+        """``__assertfail``."""
+        mask = self.start if mask is None else mask
+        if (fault := assertion(self.memory, self.log, strings, line, mask, site)) is not None:
+            raise fault

@@ -44,11 +44,17 @@ _INDENT = "    "
 
 @dataclass(slots=True)
 class Layout:
-    """Where symbols lie: parameter offsets, shared offsets, addresses of global variables; all in bytes."""
+    """Where symbols lie: parameter offsets, shared offsets, addresses of global variables, places in a thread's frame;
+    all in bytes. `carry` stands for the condition code register; `param_address` is set when it turns out that the
+    kernel takes the address of a parameter.
+    """
 
     params: dict[str, int]
     shared: dict[str, int]
     globals: dict[str, int]
+    locals: dict[str, int]
+    carry: Register
+    param_address: bool = False
 
 
 class Emitter:
@@ -62,7 +68,6 @@ class Emitter:
         self.defines = 0
         self.site = 0
         self.guard: str | None = None
-        self.carry: str | None = None
         self.warp_sync = False
         self._env: dict[Register, dict[str, str]] = {}
         self._count = 0
@@ -122,6 +127,10 @@ class Emitter:
             return self._immediate(operand, dtype)
         if isinstance(operand, Special):
             return self._special(operand, dtype)
+        if isinstance(operand, Symbol) and operand.name in self.layout.params and dtype == "u8":
+            self.layout.param_address = True
+            offset = self.constant("u8", self.layout.params[operand.name] + operand.offset)
+            return self.memo(("param address", offset), lambda: f"S.param_base + {offset}")
         if isinstance(operand, Symbol):
             return self.constant(dtype, self.address_of(operand) & ((1 << 8 * int(dtype[1])) - 1))
         if isinstance(operand, Negated) and dtype == "p":
@@ -131,7 +140,7 @@ class Emitter:
 
     def address_of(self, symbol: Symbol) -> int:
         """The address of a variable in its own space."""
-        for table in (self.layout.shared, self.layout.globals):
+        for table in (self.layout.shared, self.layout.globals, self.layout.locals):
             if symbol.name in table:
                 return table[symbol.name] + symbol.offset
         raise refuse(f"{symbol.name!r} is not a variable that is executed")

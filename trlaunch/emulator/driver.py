@@ -26,7 +26,7 @@ __all__ = ["EmulatorDriver"]
 
 #: Lanes in lockstep: enough to hide Python's cost per instruction, few enough that registers stay in the cache.
 _LANES = 65536
-#: Bytes of shared memory of all CTAs of a chunk.
+#: Bytes of shared memory of all CTAs of a chunk; and of local memory.
 _SHARED_BYTES = 64 << 20
 _MAX_SHARED = 232448
 _NEW_MEMORY = 0xCD
@@ -111,7 +111,7 @@ class EmulatorDriver:
         limit = program.function.directives.get("reqntid", program.function.directives.get("maxntid", (1024,)))
         return {
             "registers": 0,
-            "local": 0,
+            "local": program.frame,
             "shared": program.static_shared,
             "constant": 0,
             "max_threads": int(np.prod(limit, dtype=np.int64)),
@@ -139,13 +139,16 @@ class EmulatorDriver:
         ranges = [MemoryRange(b.address, b.nbytes, b.name, b.read_only) for b in arguments.buffers]
         ranges += [*self._ranges.values(), *program.ranges]
         threads = align_up(block[0] * block[1] * block[2], 32)
+        params, base = _aligned_copy(arguments.data)
+        if program.param_address:
+            ranges.append(MemoryRange(base, len(params), "parameters", True))
         with np.errstate(all="ignore"):
             for start in range(0, total, size):
                 ctas = np.arange(start, min(start + size, total), dtype=np.int64)
                 lanes = (len(ctas), threads)
                 log = FaultLog(program.module, program.sites, program.name, ctas, grid, block, lanes)
                 memory = GlobalMemory(ranges, log)
-                chunk = Chunk(program, memory, log, arguments.data, ctas, grid, block, config.shared)
+                chunk = Chunk(program, memory, log, arguments.data, base, ctas, grid, block, config.shared)
                 Scheduler(program, chunk, self.step_limit).run()
 
     def _check_launch(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:
@@ -172,7 +175,8 @@ class EmulatorDriver:
     def _chunk_size(self, program: Program, config: LaunchConfig) -> int:
         threads = align_up(config.block[0] * config.block[1] * config.block[2], 32)
         shared = program.static_shared + config.shared
-        return max(1, min(_LANES // threads, _SHARED_BYTES // max(shared, 1)))
+        local = program.frame * threads
+        return max(1, min(_LANES // threads, _SHARED_BYTES // max(shared, 1), _SHARED_BYTES // max(local, 1)))
 
     def _program(self, function: Function) -> Program:
         if not isinstance(function.handle, Program):
@@ -274,6 +278,15 @@ class EmulatorDriver:
         raise UnsupportedInstruction(
             "tensor maps (TMA) are not executed by the emulator: compile the kernel for sm_80, or run it on a GPU"
         )
+
+
+def _aligned_copy(data: bytes) -> tuple[Array, int]:
+    """The parameters in memory of their own, at a multiple of 64; the array keeps it."""
+    memory = np.zeros(len(data) + 64, dtype=np.uint8)
+    start = -int(memory.ctypes.data) % 64
+    memory[start : start + len(data)] = np.frombuffer(data, dtype=np.uint8)
+    kept = memory[start : start + len(data)]
+    return kept, int(kept.ctypes.data)
 
 
 def _host_bytes(data: memoryview, writable: bool) -> Array:

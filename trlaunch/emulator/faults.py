@@ -73,8 +73,9 @@ class FaultLog:
         cta = thread = None
         where = ""
         if bad is not None:
-            every = np.broadcast_to(bad, self.lanes)
-            rows, threads = np.nonzero(every)
+            rows, threads = np.nonzero(self._wide(bad))
+            if bad.shape[1] not in (1, self.lanes[1]):  # items that a warp handles together
+                threads = threads * self.lanes[1] // bad.shape[1]
             cta, thread = self.lane(int(rows[0]), int(threads[0]))
             count = len(rows)
             where = f"\n  first lane: CTA {cta}, thread {thread}; {count} lane{'s' if count > 1 else ''} in all"
@@ -86,10 +87,13 @@ class FaultLog:
             message += f"\n  at {chain}"
         return Fault(message, kind=kind, cta=cta, thread=thread, address=address, ptx_line=line, source=source)
 
+    def _wide(self, bad: Array) -> Array:
+        return np.broadcast_to(bad, (self.lanes[0], bad.shape[1] if bad.shape[1] > 1 else self.lanes[1]))
+
     def _first(self, address: Array, bad: Array) -> int:
-        every = np.broadcast_to(bad, self.lanes)
+        every = self._wide(np.broadcast_to(bad, np.broadcast_shapes(bad.shape, address.shape)))
         at = tuple(int(n[0]) for n in np.nonzero(every))
-        return int(np.broadcast_to(address, self.lanes)[at])
+        return int(np.broadcast_to(address, every.shape)[at])
 
     def out_of_bounds(
         self, site: int, address: Array, bad: Array, size: int, action: str, ranges: Sequence[MemoryRange]
@@ -123,6 +127,12 @@ class FaultLog:
         signed = first - (1 << 8 * address.dtype.itemsize)
         place = f"{over} bytes past its end" if over < 1 << 31 else f"{-signed} bytes before its start"
         what = f"{action} of {_bytes(size)} at shared address {first:#x}: shared memory has {nbytes} bytes, {place}"
+        return self.fault("out-of-bounds", what, site, bad, first)
+
+    def local_out_of_bounds(self, site: int, address: Array, bad: Array, size: int, action: str, nbytes: int) -> Fault:
+        """Access outside of the thread's local memory."""
+        first = self._first(address, bad)
+        what = f"{action} of {_bytes(size)} at local address {first:#x}: the thread has {nbytes} bytes of local memory"
         return self.fault("out-of-bounds", what, site, bad, first)
 
     def uninitialised(self, site: int, address: Array, bad: Array, size: int) -> Fault:

@@ -17,11 +17,12 @@ import numpy as np
 from trlaunch.emulator.faults import FaultLog
 from trlaunch.emulator.instructions.base import U1, U8, Array
 
-__all__ = ["SHARED_WINDOW", "GlobalMemory", "MemoryRange", "SharedMemory", "bytes_at"]
+__all__ = ["SHARED_WINDOW", "VIEWS", "GlobalMemory", "MemoryRange", "SharedMemory", "bytes_at", "trim"]
 
 #: Generic addresses of shared memory begin here: above every address that a process can have.
 SHARED_WINDOW = U8(1 << 60)
-_VIEWS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
+#: Elements of each size as they are moved.
+VIEWS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
 
 
 class _Window:
@@ -53,7 +54,7 @@ class MemoryRange:
         found = self.views.get(size)
         if found is None:
             whole = bytes_at(self.base - self.lead, (self.lead + self.nbytes + 15) // 16 * 16)
-            found = self.views[size] = whole.view(_VIEWS[size])
+            found = self.views[size] = whole.view(VIEWS[size])
         return found
 
 
@@ -132,14 +133,14 @@ class GlobalMemory:
         if mask is not None:
             mask = _trim(mask)
             if mask is _NOBODY:
-                return np.zeros((1, 1), _VIEWS[size])
+                return np.zeros((1, 1), VIEWS[size])
         hit = self._find(address, mask, size, site)
         if hit is not None:
             return hit[0].view(size).take(hit[1])
         result: Array | None = None
         for found, here, index in self._pieces(address, mask, size, site, "load"):
             if result is None:
-                result = np.zeros(here.shape, _VIEWS[size])
+                result = np.zeros(here.shape, VIEWS[size])
             result[here] = found.view(size)[index]
         assert result is not None
         return result
@@ -203,6 +204,12 @@ def _trim(mask: Array) -> Array | None:
     return mask if mask.any() else _NOBODY
 
 
+def trim(mask: Array) -> tuple[Array | None, bool]:
+    """The mask, ``None`` if it names all lanes, and whether it names any."""
+    trimmed = _trim(mask)
+    return trimmed, trimmed is not _NOBODY
+
+
 def _scatter(view: Array, index: Array, value: Array, mask: Array | None) -> None:
     if mask is None:
         if index.size == 1 and value.size > 1:
@@ -256,11 +263,11 @@ class SharedMemory:
         self.ctas, self.nbytes, self.log = ctas, nbytes, log
         self.stride = (nbytes + 15) // 16 * 16 or 16
         self.bytes = np.full((ctas, self.stride), 0xFF, dtype=U1)
-        self.views = {size: self.bytes.view(dtype) for size, dtype in _VIEWS.items()}
+        self.views = {size: self.bytes.view(dtype) for size, dtype in VIEWS.items()}
         self.flat = {size: view.reshape(-1) for size, view in self.views.items()}
         self.common = np.zeros(self.stride, bool)
         self.own: Array | None = None
-        self._rows = {size: np.arange(ctas, dtype=np.int64)[:, None] * (self.stride // size) for size in _VIEWS}
+        self._rows = {size: np.arange(ctas, dtype=np.int64)[:, None] * (self.stride // size) for size in VIEWS}
 
     def _index(self, address: Array, mask: Array | None, size: int, site: int, action: str) -> Array:
         if mask is not None:
@@ -285,7 +292,7 @@ class SharedMemory:
         if mask is not None:
             mask = _trim(mask)
             if mask is _NOBODY:
-                return np.zeros((1, 1), _VIEWS[size])
+                return np.zeros((1, 1), VIEWS[size])
         index = self._index(address, mask, size, site, "load")
         if index.shape[0] == 1:
             if not _written(self.common, index, size).all():

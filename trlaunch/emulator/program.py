@@ -17,7 +17,7 @@ from trlaunch.emulator.image import align_up, param_layout, reachable, shared_la
 from trlaunch.emulator.instructions.base import Array
 from trlaunch.emulator.memory import MemoryRange
 from trlaunch.emulator.ptx import parse, parse_body
-from trlaunch.emulator.syntax import TYPE_SIZES, Function, Instruction, Module
+from trlaunch.emulator.syntax import TYPE_SIZES, Function, Instruction, Module, Register
 from trlaunch.errors import EmulatorError, ImageError, UnsupportedInstruction
 
 __all__ = ["Program", "compile_program"]
@@ -41,7 +41,10 @@ class Program:
     sites : list of Instruction
     warp_sync : list of bool
         Per block: lanes of a warp must arrive together.
-    param_bytes, static_shared : int
+    param_bytes, static_shared, frame : int
+        Bytes of the parameters, of static shared memory, and of a thread's local memory.
+    param_address : bool
+        The kernel takes the address of a parameter.
     ranges : list of MemoryRange
         The module's own global and constant variables.
     """
@@ -58,6 +61,8 @@ class Program:
     static_shared: int
     dynamic_offset: int
     ranges: list[MemoryRange]
+    frame: int
+    param_address: bool
     source: str
     keep: list[Array]
 
@@ -103,9 +108,10 @@ def _compile(text: bytes, kernel: str) -> Program:
     offsets = {p.name: q.offset for p, q in zip(function.params, params, strict=True)}
     addresses, ranges, keep = _place_globals(module, function)
     blocks = blocks_of(body)
-    source, namespace, sites, warp_sync, refused = generate(
-        blocks, Layout(offsets, shared, addresses), MAX_INSTRUCTIONS
-    )
+    carry = Register("the carry", "pred", len(body.registers))
+    body.registers.append(carry)
+    layout = Layout(offsets, shared, addresses, body.locals, carry)
+    source, namespace, sites, warp_sync, refused = generate(blocks, layout, MAX_INSTRUCTIONS)
     if refused:
         first, reason = refused[0]
         count = len(refused)
@@ -131,6 +137,8 @@ def _compile(text: bytes, kernel: str) -> Program:
         static_shared=static,
         dynamic_offset=max(dynamic, default=static),
         ranges=ranges,
+        frame=body.frame,
+        param_address=layout.param_address,
         source=source,
         keep=keep,
     )

@@ -1,4 +1,9 @@
-"""Reading the statements of one function body."""
+"""Reading the statements of one function body, with those of the device functions it calls in their places.
+
+A call becomes the callee's statements: its parameters are the caller's ``.param`` variables by another name, its
+``ret`` a jump behind the call. ``.param`` variables of a body and ``.local`` variables lie in one frame per thread, and
+a scope's part of the frame is free again behind the scope.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ from trlaunch.emulator.syntax import (
     Vector,
 )
 from trlaunch.emulator.tokens import Token
-from trlaunch.errors import EmulatorError
+from trlaunch.errors import EmulatorError, UnsupportedInstruction
 
 __all__ = ["BodyParser"]
 
@@ -67,6 +72,11 @@ _SPECIAL = frozenset(
     )
 )
 _MAX_DEPTH = 4
+_MAX_CALLS = 64
+#: Local memory of a thread in bytes (CUDA C++ Programming Guide, "Compute Capabilities").
+_MAX_LOCAL = 512 << 10
+#: Most statements of a body with everything it calls.
+_MAX_STATEMENTS = 200_000
 
 
 @dataclass(slots=True)
@@ -75,6 +85,8 @@ class _Scope:
     ranges: dict[str, tuple[int, str]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     pending: list[tuple[Instruction, str]] = field(default_factory=list)
+    symbols: dict[str, str] = field(default_factory=dict)
+    frame: int = 0
 
 
 class BodyParser:
@@ -82,14 +94,21 @@ class BodyParser:
 
     def __init__(self, module: Module, function: Function) -> None:
         self.s = module.stream
+        self.module = module
         self.function = function
-        self.out = Body([], [], [], [])
+        self.calls: list[tuple[Function, int]] = []
+        self.frame = 0
+        self.out = Body([], [], [])
         self.scopes = [_Scope()]
         self.position: Position | None = None
         self.label_count = 0
 
     def parse(self) -> Body:
         """Read the body that the function's token range bounds."""
+        self._statements()
+        return self.out
+
+    def _statements(self) -> None:
         s = self.s
         s.at = self.function.start
         while s.at < self.function.stop:
@@ -97,7 +116,7 @@ class BodyParser:
             if token.kind == "directive":
                 self._directive(token)
             elif s.accept("{"):
-                self.scopes.append(_Scope())
+                self.scopes.append(_Scope(frame=self.frame))
             elif s.accept("}"):
                 self._close()
             elif token.kind == "name" and s.tokens[s.at + 1].text == ":":
@@ -110,10 +129,10 @@ class BodyParser:
             elif not s.accept(";"):
                 self._instruction()
         self._close()
-        return self.out
 
     def _close(self) -> None:
         scope = self.scopes.pop()
+        self.frame = scope.frame
         for instruction, name in scope.pending:
             if name in scope.labels:
                 instruction.target = scope.labels[name]
@@ -132,16 +151,71 @@ class BodyParser:
             s.next()
             self._registers()
         elif word == ".param":
-            self.out.params.append(param(s))
+            declared = param(s)
             s.expect(";")
+            self._place(declared.name, declared.size, declared.align)
         elif word[1:] in SPACES:
-            self.out.variables.extend(variables(s, False))
+            for variable in variables(s, False):
+                self.out.variables.append(variable)
+                if variable.space == "local":
+                    if variable.size is None or variable.size > _MAX_LOCAL:
+                        raise s.error(f"expected at most {_MAX_LOCAL} bytes of local memory", back=1)
+                    self._place(variable.name, variable.size, variable.align)
         elif word in (".pragma", ".branchtargets", ".callprototype", ".calltargets"):
             while not s.accept(";"):
                 if s.next().kind == "end":
                     raise s.error("expected ';'")
         else:
             raise s.error("expected a statement")
+
+    def _place(self, name: str, size: int, align: int) -> None:
+        """Give a ``.local`` or ``.param`` variable of this scope its place in the frame."""
+        at = -(-self.frame // align) * align
+        self.frame = at + size
+        self.out.frame = max(self.out.frame, self.frame)
+        unique = f"{name}@{len(self.out.locals)}"
+        self.out.locals[unique] = at
+        self.scopes[-1].symbols[name] = unique
+
+    def _symbol(self, name: str) -> str:
+        for scope in reversed(self.scopes):
+            if name in scope.symbols:
+                return scope.symbols[name]
+        return name
+
+    def _call(self, made: Instruction) -> bool:
+        """Put the callee's statements in the place of a call; false if it has none in this module."""
+        groups = [o.items for o in made.operands if isinstance(o, Group)]
+        names = [o.name for o in made.operands if isinstance(o, Symbol)]
+        callee = self.module.functions.get(names[0]) if names else None
+        if callee is None or not callee.stop:
+            return False
+        results = groups.pop(0) if callee.results and groups else ()
+        arguments = groups.pop(0) if groups else ()
+        if (len(results), len(arguments)) != (len(callee.results), len(callee.params)) or made.guard is not None:
+            raise self._error(made, f"expected an unguarded call with {len(callee.params)} arguments")
+        if any(f is callee for f, _ in self.calls) or callee is self.function or len(self.calls) >= _MAX_CALLS:
+            raise UnsupportedInstruction(
+                f"PTX line {made.line}: {callee.name!r} calls itself: recursion is not executed"
+            )
+        scope = _Scope(frame=self.frame)
+        for formal, actual in zip((*callee.results, *callee.params), (*results, *arguments), strict=True):
+            if not isinstance(actual, Symbol) or actual.name not in self.out.locals:
+                raise self._error(made, "expected variables of the .param space as arguments")
+            scope.symbols[formal.name] = actual.name
+        s = self.s
+        kept = s.at, self.scopes, self.function, self.position
+        self.calls.append((callee, self.label_count))
+        self.label_count += 1
+        self.scopes, self.function = [scope], callee
+        self._statements()
+        _, back = self.calls.pop()
+        s.at, self.scopes, self.function, self.position = kept
+        self.out.statements.append(LabelMark(f"behind {callee.name}", back))
+        return True
+
+    def _error(self, made: Instruction, what: str) -> EmulatorError:
+        return EmulatorError(f"PTX line {made.line}: {what}: `{self.s.line_text(made.line)[:120]}`")
 
     def _loc(self) -> None:
         s = self.s
@@ -216,7 +290,17 @@ class BodyParser:
             if len(operands) != 1 or not isinstance(operands[0], Symbol):
                 raise s.error("expected one label after bra", back=1)
             self.scopes[-1].pending.append((made, operands[0].name))
+        root = opcode.split(".")[0]
+        if root == "call" and self._call(made):
+            return
+        if root == "ret" and self.calls:
+            made = Instruction("bra", (Symbol("behind the call"),), guard, negated, line, self.position)
+            made.target = self.calls[-1][1]
         self.out.statements.append(made)
+        if len(self.out.statements) > _MAX_STATEMENTS:
+            raise UnsupportedInstruction(
+                f"PTX line {line}: {self.function.name!r} with all it calls has more than {_MAX_STATEMENTS} statements"
+            )
 
     def _operand(self, depth: int) -> Operand:
         s = self.s
@@ -283,4 +367,4 @@ class BodyParser:
             raise self.s.error(f"register {name!r} is not declared", back=1)
         if name == "WARP_SZ":
             return Immediate(32)
-        return Symbol(name)
+        return Symbol(self._symbol(name))

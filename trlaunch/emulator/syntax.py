@@ -185,12 +185,21 @@ class Function:
 
 @dataclass(slots=True)
 class Body:
-    """Statements of a function and what it declares."""
+    """Statements of a function and of all it calls, and what they declare.
+
+    Attributes
+    ----------
+    locals : dict
+        ``.local`` variables, and ``.param`` variables of bodies, by unique name: where they lie in a thread's frame.
+    frame : int
+        Size of the frame in bytes.
+    """
 
     statements: list[Instruction | LabelMark]
     registers: list[Register]
     variables: list[Variable]
-    params: list[Param]
+    locals: dict[str, int] = field(default_factory=dict)
+    frame: int = 0
 
 
 @dataclass(slots=True)

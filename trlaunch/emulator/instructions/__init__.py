@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trlaunch.emulator.instructions import (  # noqa: F401  (each registers its opcodes)
     atomics,
+    calls,
     convert,
     data,
     floating,

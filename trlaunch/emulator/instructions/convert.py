@@ -34,11 +34,12 @@ from trlaunch.emulator.syntax import Instruction
 if TYPE_CHECKING:
     from trlaunch.emulator.codegen import Emitter
 
-__all__: list[str] = []
+__all__ = ["FP8_VALUES", "fp8_bits"]
 
 _INTEGERS = ("u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64")
 _FLOATS = ("f16", "bf16", "f32", "f64")
 _PACKED = {"f16x2": "f16", "bf16x2": "bf16"}
+_EIGHT = ("e4m3x2", "e5m2x2")
 _FLOAT_ROUNDING = ("rn", "rz", "rm", "rp", "rna")
 _INTEGER_ROUNDING = ("rni", "rzi", "rmi", "rpi")
 
@@ -50,6 +51,8 @@ def cvt(c: Emitter, i: Instruction, s: Suffixes) -> None:
         raise refuse("cvt.pack is not executed")
     ftz, sat, relu, finite = s.flag("ftz"), s.flag("sat"), s.flag("relu"), s.flag("satfinite")
     rounding = s.one_of((*_FLOAT_ROUNDING, *_INTEGER_ROUNDING))
+    if any(p in _EIGHT for p in s.parts):
+        return _eight_bits(c, i, s, rounding, relu, finite)
     source, target = s.type(), s.type()
     s.finish()
     if target in _PACKED:
@@ -112,6 +115,26 @@ def _packed(
     d, a, b = take(i, 3)
     high, low = c.read(a, "f32"), c.read(b, "f32")
     c.write(d, target, f"pack_halves({high}, {low}, {half!r}, {rounding!r}, {relu}, {finite})")
+
+
+def _eight_bits(c: Emitter, i: Instruction, s: Suffixes, rounding: str, relu: bool, finite: bool) -> None:
+    """Two fp8 from f32 or f16x2, saturating; or two f16 from them."""
+    if len(s.parts) != 2 or rounding != "rn":
+        raise refuse(f"{i.opcode} is not executed")
+    target, source = s.parts
+    if target == "f16x2":
+        d, a = take(i, 2)
+        return c.write(d, "b32", f"halves_from_fp8({c.read(a, 'b16')}, {source!r}, {relu})")
+    if not finite or target not in _EIGHT or source not in ("f32", "f16x2"):
+        raise refuse(f"{i.opcode} is not executed")
+    if source == "f32":
+        d, a, b = take(i, 3)
+        high, low = c.read(a, "f32"), c.read(b, "f32")
+    else:
+        d, a = take(i, 2)
+        halves = c.temp(f"unpack_f16x2({c.read(a, 'f16x2')}).astype(f4)")
+        high, low = f"{halves}[..., 1]", f"{halves}[..., 0]"
+    return c.write(d, "b16", f"pack_fp8({high}, {low}, {target!r}, {relu})")
 
 
 def _tf32(c: Emitter, i: Instruction, source: str, rounding: str, relu: bool, finite: bool) -> None:
@@ -274,6 +297,57 @@ def _half_bits(x: Array) -> Array:
 
 
 @runtime
+def pack_fp8(high: Array, low: Array, kind: str, relu: bool) -> Array:
+    """Bits of two fp8, rounded to nearest even; what is too large becomes the largest number, NaN stays."""
+    return (fp8_bits(high, kind, relu).astype(U2) << U2(8)) | fp8_bits(low, kind, relu)
+
+
+def fp8_bits(x: Array, kind: str, relu: bool = False) -> Array:
+    """Bits of one fp8 from f32."""
+    fraction, least, largest, nan = {"e4m3x2": (3, -6, 448.0, 0x7F), "e5m2x2": (2, -14, 57344.0, 0x7F)}[kind]
+    size = np.minimum(np.abs(x.astype(F8)), largest)
+    exponent = np.maximum(np.frexp(size)[1] - 1, least)
+    steps = np.rint(np.ldexp(size, fraction - exponent))
+    # A number that rounds up to the next power of two carries into the exponent by itself.
+    bits = (steps + ((exponent - least) << fraction)).astype(np.uint8)
+    bits = np.where(size == 0, np.uint8(0), bits)
+    bits = bits | (np.signbit(x).astype(np.uint8) << np.uint8(7))
+    if relu:
+        bits = np.where(np.signbit(x), np.uint8(0), bits)
+    return np.where(x != x, np.uint8(nan), bits)
+
+
+def fp8_values(kind: str) -> Array:
+    """The f32 of each of the 256 fp8: e4m3 has no infinity, its NaN is 0x7f and 0xff."""
+    fraction, least = {"e4m3x2": (3, -6), "e5m2x2": (2, -14)}[kind]
+    code = np.arange(128)
+    exponent, rest = code >> fraction, code & ((1 << fraction) - 1)
+    whole = np.where(exponent > 0, rest + (1 << fraction), rest)
+    value = np.ldexp(whole.astype(F8), np.maximum(exponent, 1) - 1 + least - fraction)
+    if kind == "e4m3x2":
+        value[127] = np.nan
+    else:
+        value[124:] = (np.inf, np.nan, np.nan, np.nan)
+    return np.concatenate([value, -value]).astype(F4)
+
+
+FP8_VALUES = {kind: fp8_values(kind) for kind in _EIGHT}
+
+
+@runtime
+def halves_from_fp8(bits: Array, kind: str, relu: bool) -> Array:
+    """f16x2 from two fp8."""
+    pair = np.ascontiguousarray(bits).view(np.uint8).reshape(*bits.shape, 2)
+    value = FP8_VALUES[kind][pair]
+    if relu:
+        value = np.where(value < 0, F4(0), value)
+    half = value.astype(F2).view(U2)
+    half = np.where(value != value, U2(0x7FFF), half)
+    packed: Array = np.ascontiguousarray(half).view(U4)[..., 0]
+    return packed
+
+
+@runtime
 def to_tf32(x: Array, rounding: str, relu: bool) -> Array:
     """tf32 bits: 13 low bits of f32 dropped; ``rna`` rounds ties away from zero."""
     if relu:
@@ -294,15 +368,17 @@ def to_tf32(x: Array, rounding: str, relu: bool) -> Array:
 
 @emits("cvta")
 def cvta(c: Emitter, i: Instruction, s: Suffixes) -> None:
-    """Between a state space and generic addresses: global addresses are generic ones, shared ones have a window."""
+    """Between a state space and generic addresses: addresses of shared and local memory lie in windows."""
     to = s.flag("to")
     t = s.type()
-    space = s.one_of(("global", "shared", "shared::cta", "const", "param"))
+    space = s.one_of(("global", "shared", "shared::cta", "const", "local", "param"))
     s.finish(("u64",), t)
     d, a = take(i, 2)
     value = c.read(a, t)
     if space.startswith("shared"):
         return c.write(d, t, f"{value} {'-' if to else '+'} SHARED_WINDOW")
-    if space not in ("global", "const"):
-        raise refuse(f"{i.opcode} is not executed")
+    if space == "local":
+        return c.write(d, t, f"{value} {'-' if to else '+'} LOCAL_WINDOW")
+    if not space:
+        raise refuse(f"{i.opcode} needs a state space")
     return c.write_as(d, "u8", value, name_only=True)

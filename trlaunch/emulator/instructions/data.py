@@ -18,6 +18,7 @@ from trlaunch.emulator.instructions.base import (
     runtime,
     take,
 )
+from trlaunch.emulator.local import LOCAL_WINDOW
 from trlaunch.emulator.memory import SHARED_WINDOW
 from trlaunch.emulator.syntax import (
     TYPE_SIZES,
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["address_of", "both"]
 
-RUNTIME["SHARED_WINDOW"] = SHARED_WINDOW
+RUNTIME["SHARED_WINDOW"], RUNTIME["LOCAL_WINDOW"] = SHARED_WINDOW, LOCAL_WINDOW
 _VECTORS = {"v2": 2, "v4": 4}
-_SPACES = ("global", "shared", "shared::cta", "param", "const")
+_SPACES = ("global", "shared", "shared::cta", "local", "param", "const")
 #: Memory order, scope and caching: one lane sees another's write at once here, so none of them matters.
 _HINTS = (
     *("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu", "sys", "nc", "ca", "cg"),
@@ -100,7 +101,7 @@ def address_of(c: Emitter, operand: Operand, space: str) -> str:
         return c.constant("u4" if space == "shared" else "u8", c.address_of(Symbol(base.name, offset)))
     dtype = "u8"
     if isinstance(base, Register) and TYPE_SIZES[base.type] == 4:
-        if space != "shared":
+        if space not in ("shared", "local"):
             raise refuse(f"a 32-bit address of .{space or 'generic'} memory is not executed")
         dtype = "u4"
     name = c.read_as(base, dtype)
@@ -137,10 +138,12 @@ def ld(c: Emitter, i: Instruction, s: Suffixes) -> None:
     d, a = take(i, 2, 3)[:2]
     items = _items(d, count)
     size = TYPE_SIZES[t]
-    if space == "param":
+    if space == "param" and not _in_frame(c, a):
         return _ld_param(c, items, a, t)
     address = address_of(c, a, space)
-    method = {"shared": "S.shared.load", "": "S.load_generic"}.get(space, "S.memory.load")
+    method = {"shared": "S.shared.load", "": "S.load_generic", "local": "S.local.load", "param": "S.local.load"}.get(
+        space, "S.memory.load"
+    )
     raw = c.temp(f"{method}({address}, {c.mask()}, {size * count}, {c.site})")
     if count > 1:
         raw = c.temp(f"elements({raw}, u{size})")
@@ -151,6 +154,11 @@ def ld(c: Emitter, i: Instruction, s: Suffixes) -> None:
         else:
             c.write_as(item, f"u{size}", value, name_only=count == 1)
     return None
+
+
+def _in_frame(c: Emitter, a: Operand) -> bool:
+    """Whether an address is that of a ``.param`` variable of a body, for a call."""
+    return isinstance(a, Address) and isinstance(a.base, Symbol) and a.base.name in c.layout.locals
 
 
 @runtime
@@ -176,13 +184,13 @@ def st(c: Emitter, i: Instruction, s: Suffixes) -> None:
     """Store; a cache-policy operand is ignored."""
     space, t, count = _access(s)
     a, b = take(i, 2, 3)[:2]
-    if space not in ("global", "shared", ""):
+    if space not in ("global", "shared", "local", "") and not (space == "param" and _in_frame(c, a)):
         raise refuse(f"a store to .{space} memory is not executed")
     size = TYPE_SIZES[t]
     values = [c.read_as(item, f"u{size}") for item in _items(b, count)]
     address = address_of(c, a, space)
     value = values[0] if count == 1 else c.temp(f"joined({', '.join(values)})")
-    method = {"shared": "S.shared.store", "": "S.store_generic"}.get(space, "S.memory.store")
+    method = {"shared": "S.shared.store", "": "S.store_generic", "global": "S.memory.store"}.get(space, "S.local.store")
     c.line(f"{method}({address}, {value}, {c.mask()}, {size * count}, {c.site})")
 
 
@@ -207,6 +215,7 @@ def atom(c: Emitter, i: Instruction, s: Suffixes) -> None:
     s.drop(*_HINTS)
     s.drop_prefixes(*_HINT_PREFIXES)
     space = s.one_of(("global", "shared", "shared::cta")).partition("::")[0]
+    count = int(s.one_of(("v2", "v4", "v8"), "v1")[1])
     name = s.one_of(("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas"))
     s.finish()
     key = f"{name}_{t}" if f"{name}_{t}" in CHANGES else name
@@ -219,11 +228,16 @@ def atom(c: Emitter, i: Instruction, s: Suffixes) -> None:
         d: Operand = Sink()
     else:
         d, a, *values = take(i, 2 + wanted, 3 + wanted)
-    operands = ", ".join(c.read(v, t) for v in values[:wanted])
     memory = {"shared": "S.shared.atomic", "": "S.atomic_generic"}.get(space, "S.memory.atomic")
     address = address_of(c, a, space)
-    old = c.temp(f"{memory}({address}, {c.mask()}, {TYPE_DTYPE[t]}, {c.site}, change_{key}, [{operands}])")
-    c.write_as(d, TYPE_DTYPE[t], old, name_only=True)
+    parts = [_items(v, count) for v in values[:wanted]]
+    results = _items(d, count) if not isinstance(d, Sink) else (d,) * count
+    # Each element of a vector is an atomic of its own (PTX ISA, atom).
+    for k, result in enumerate(results):
+        operands = ", ".join(c.read(part[k], t) for part in parts)
+        at = f"{address} + {c.constant('u4' if space == 'shared' else 'u8', k * TYPE_SIZES[t])}" if k else address
+        old = c.temp(f"{memory}({at}, {c.mask()}, {TYPE_DTYPE[t]}, {c.site}, change_{key}, [{operands}])")
+        c.write_as(result, TYPE_DTYPE[t], old, name_only=True)
 
 
 @emits("cp")
@@ -282,6 +296,11 @@ def isspacep(c: Emitter, i: Instruction, s: Suffixes) -> None:
     s.finish()
     p, a = take(i, 2)
     value = c.read(a, "u64")
-    if space not in ("global", "shared"):
+    tests = {
+        "global": f"{value} < SHARED_WINDOW",
+        "shared": f"({value} >= SHARED_WINDOW) & ({value} < LOCAL_WINDOW)",
+        "local": f"{value} >= LOCAL_WINDOW",
+    }
+    if space not in tests:
         raise refuse(f"{i.opcode} is not executed")
-    c.write(p, "pred", f"{value} {'>=' if space == 'shared' else '<'} SHARED_WINDOW")
+    c.write(p, "pred", tests[space])

@@ -36,7 +36,7 @@ from trlaunch.emulator.syntax import Instruction, Operand
 if TYPE_CHECKING:
     from trlaunch.emulator.codegen import Emitter
 
-__all__ = ["FLOAT_TYPES", "bf16_from_f32", "bf16_to_f32", "emit", "read_float"]
+__all__ = ["FLOAT_TYPES", "bf16_from_f32", "bf16_to_f32", "emit", "float_max", "float_min", "read_float"]
 
 FLOAT_TYPES = ("f16", "f16x2", "bf16", "bf16x2", "f32", "f64")
 _ROUNDINGS = ("rn", "rz", "rm", "rp")

@@ -73,8 +73,8 @@ def _carry_add(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
     """``add.cc``, ``addc``, ``sub.cc``, ``subc``: subtraction adds the complement, with the borrow inverted."""
     takes, gives = s.root.endswith("c"), s.flag("cc") or not s.root.endswith("c")
     d, a, b = take(i, 3)
-    if c.guard is not None or t not in ("u32", "s32", "b32", "u64", "s64"):
-        raise refuse(f"a guarded {s.root}, or one of type .{t}, is not executed")
+    if t not in ("u32", "s32", "b32", "u64", "s64"):
+        raise refuse(f"{s.root} of type .{t} is not executed")
     s.finish()
     u = _unsigned(t)
     left, right = c.read(a, u), c.read(b, u)
@@ -88,14 +88,11 @@ def _carry_add(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
 
 
 def _carry_in(c: Emitter) -> str:
-    carry = c.carry
-    if carry is None:
-        raise refuse("the carry comes from another basic block: this is not executed")
-    return carry
+    return c.read(c.layout.carry, "pred")
 
 
 def _carry_out(c: Emitter, expression: str) -> None:
-    c.carry = c.temp(expression)
+    c.write(c.layout.carry, "pred", expression)
 
 
 @runtime
@@ -156,8 +153,6 @@ def _mul_mad(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
     if not (carry or takes):
         return c.write(d, out, f"{product} + {addend}")
     u = _unsigned(out)
-    if c.guard is not None:
-        raise refuse(f"a guarded {s.root} with carry is not executed")
     if out != u:
         product, addend = c.temp(f"{product}.view({TYPE_DTYPE[u]})"), c.read(operands[3], u)
     both = c.temp(f"add_carry({product}, {addend}, {_carry_in(c) if takes else None})")
