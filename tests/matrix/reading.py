@@ -6,72 +6,14 @@ some end in an abort. `trlaunch.lowering.dialect` is judged by these results, so
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
-import os
-import pickle
-import select
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests import corpus
-
-PATIENCE = 120.0  # seconds
-
-
-def in_process(work: Callable[[], Any], patience: float = PATIENCE) -> tuple[str, Any]:
-    """Do some work in a fork.
-
-    Returns
-    -------
-    tuple
-        ``("done", value)``, ``("error", message)``, ``("died", how)`` or ``("stuck", seconds)``.
-    """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        try:
-            outcome: tuple[str, Any] = ("done", work())
-        except Exception as error:  # whatever it is, it is the result
-            outcome = ("error", f"{type(error).__name__}: {error}")
-        with os.fdopen(write, "wb") as pipe:
-            pickle.dump(outcome, pipe)
-        os._exit(0)
-    os.close(write)
-    data, end = b"", time.monotonic() + patience
-    with os.fdopen(read, "rb") as pipe:
-        while select.select([pipe], [], [], max(end - time.monotonic(), 0))[0]:
-            chunk = os.read(pipe.fileno(), 1 << 20)
-            if not chunk:
-                break
-            data += chunk
-        else:
-            os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        killed = os.WTERMSIG(status)
-        return ("stuck", patience) if killed == signal.SIGKILL else ("died", signal.Signals(killed).name)
-    # A fatal error of LLVM's ends the process by exit(1).
-    return pickle.loads(data) if data else ("died", f"exit {os.waitstatus_to_exitcode(status)}")
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep what MLIR prints before it aborts off the terminal."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+from tests.matrix.forking import in_process, silenced
 
 
 def code_of(ptx: str) -> str:
@@ -98,7 +40,7 @@ def read_all(releases: tuple[str, ...] = ()) -> dict[str, Any]:
         for level in ("ttir", "ttgir"):
             key = (level, case.target, case.name, case.text(level))
             if key not in seen:
-                with silence():
+                with silenced():
                     seen[key] = in_process(
                         lambda c=case, i=level: code_of(lowering.lower(Artifact.from_file(c.path(i)), "ptx").text)
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from trlaunch.errors import LoweringError
@@ -47,16 +48,16 @@ def refuse_target(version: str, target: Target) -> None:
         )
 
 
-def refuse_options(target: Target, options: Any) -> None:
+def refuse_options(target: Target, options: Mapping[str, Any]) -> None:
     """Raise `LoweringError` for clusters that no release can lay out.
 
     Parameters
     ----------
     target : Target
-    options : object
-        The backend's options, parsed.
+    options : mapping
+        As they are given to the backend.
     """
-    num_ctas = options.num_ctas
+    num_ctas = options.get("num_ctas", 1)
     if target.backend != "cuda":
         return
     if not isinstance(num_ctas, int) or num_ctas not in (1, 2, 4, 8, _LARGEST_CLUSTER):
@@ -66,7 +67,7 @@ def refuse_options(target: Target, options: Any) -> None:
             f"num_ctas={num_ctas} for {target}: CTAs form clusters from cuda:{_CLUSTERS} on, expected 1",
             stage="options",
         )
-    cluster = getattr(options, "cluster_dims", None)
+    cluster = options.get("cluster_dims")
     if cluster is not None and tuple(cluster) != (1, 1, 1):
         x, y, z = (*cluster, 0, 0, 0)[:3]
         if x * y * z != num_ctas or len(cluster) != 3:

@@ -13,7 +13,7 @@ from trlaunch import cache
 from trlaunch._version import __version__
 from trlaunch.artifact import Artifact, Level
 from trlaunch.errors import LoweringError
-from trlaunch.lowering import dialect
+from trlaunch.lowering import dialect, isolated
 from trlaunch.lowering.options import (
     jsonable,
     kernel_name,
@@ -147,12 +147,18 @@ class _Work:
             if source.level is Level.TTGIR:
                 metadata |= self._beside_the_module(compiler, module)
         else:
+            if source.level is Level.LLIR:
+                compiler.prepare_llvm()
             module = source.text
             metadata = self._without_a_module(metadata)
         made: dict[Level, bytes] = {}
         for level in levels:
             say(str(level))
-            module = compiler.run(str(level), module, metadata)
+            if source.level is Level.LLIR and level is levels[0] and WATCH.get() is None:
+                module, written = isolated.run(self.target, self.base, self.asked, str(level), source.text)
+                metadata |= written
+            else:
+                module = compiler.run(str(level), module, metadata)
             made[level] = _bytes(module)
         metadata["name"] = metadata.get("name") or kernel_name(source) or self.name
         if metadata["name"] is None:
@@ -278,6 +284,8 @@ def _refuse_other_target(source: Artifact, text: str, target: Target) -> None:
 
 
 def _refuse_guess(source: Artifact, base: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    if source.level in _MODULES and "tt.func" not in source.text:
+        raise LoweringError(f"{source.label} holds no kernel: expected a tt.func in its module", stage="parse")
     if source.level is Level.TTIR and "num_warps" in _stated(source) and not {"num_warps"} & (base.keys() | asked):
         total = _stated(source)["num_warps"]
         raise LoweringError(

@@ -49,6 +49,9 @@ WATCH: ContextVar[Callable[[Compiler], Any] | None] = ContextVar("WATCH", defaul
 _NOT_TAKEN = frozenset({"extern_libs", "arch", "backend_name", "ir_override", "base_arch", "warp_size"})
 
 
+_EMPTY = "module {\n  tt.func public @empty() attributes {noinline = false} {\n    tt.return\n  }\n}\n"
+
+
 def installed_release() -> tuple[int, int] | None:
     """Minor release of the installed Triton as ``(3, 6)``; ``None`` when there is none. Imports nothing."""
     if importlib.util.find_spec("triton") is None:
@@ -212,9 +215,17 @@ class Compiler:
             raise LoweringError(f"Triton {self.release} has no Gluon: expected 3.4 or later", stage="install")
         self.backend.add_stages(*arguments)
 
-    def init_targets(self) -> None:
-        """Make LLVM's code generators known, as the llir stage does; without them the stage after it dies."""
-        load("_C.libtriton").llvm.init_targets()
+    def prepare_llvm(self) -> None:
+        """Bring LLVM into the state in which the stage after llir finds it when a kernel is compiled as a whole.
+
+        The llir stage registers code generators, without which the next stage dies, and sets LLVM's global options,
+        without which it makes other code: so an empty kernel is taken through it.
+        """
+        metadata = self.first_metadata()
+        module = self.parse(_EMPTY, "ttir")
+        with LOCK, _failing("llir"):
+            for stage in ("ttir", "ttgir", "llir"):
+                module = self.stages[stage](module, metadata)
 
     def names(self) -> list[str]:
         """The stages in order: ``["ttir", "ttgir", "llir", "ptx", "cubin"]``."""
