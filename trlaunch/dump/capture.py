@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from trlaunch.signature import Param, Signature, Source
 
 __all__ = ["Captures", "instrument"]
 
-_TEXT_LEVELS = (Level.TTIR, Level.TTGIR, Level.LLIR, Level.PTX)
+_LEVELS = (Level.TTIR, Level.TTGIR, Level.LLIR, Level.PTX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Captures:
 
     def source_without(self, source: Source, level: Level) -> Source:
         """A source of parameters, which has the injected one where it is of the injected level or a later one."""
-        if level not in _TEXT_LEVELS or _TEXT_LEVELS.index(level) < _TEXT_LEVELS.index(self.artifact.level):
+        if level not in _LEVELS or _LEVELS.index(level) < _LEVELS.index(self.artifact.level):
             return source
         return replace(source, slots=tuple(self._left(source.slots)))
 
@@ -117,12 +118,12 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
     """
     asked = requests(dump)
     level = artifact.level
-    if level not in _TEXT_LEVELS:
-        beside = [str(other) for other in _TEXT_LEVELS if other in artifact.siblings]
+    if level not in _LEVELS:
+        beside = [str(other) for other in _LEVELS if other in artifact.siblings]
         there = f"beside it there is {', '.join(beside)}: give that" if beside else "there is none of these beside it"
         raise ArgumentError(
             f"dump: {artifact.label} is {level}, which captures cannot be put into; expected "
-            f"{', '.join(map(str, _TEXT_LEVELS))}; {there}"
+            f"{', '.join(map(str, _LEVELS))}; {there}"
         )
     stated = name or (artifact.metadata.name if artifact.metadata is not None else None)
     names: tuple[str, ...] = ()
@@ -132,10 +133,22 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
 
         text, captures, names = ttir.inject(artifact.text, stated, asked)
         index = len(names)
+    else:
+        metadata = artifact.metadata
+        if metadata is not None and math.prod(metadata.cluster) > 1:
+            raise ArgumentError(
+                f"dump: {artifact.label} runs in clusters of {metadata.cluster} CTAs, which are captured "
+                f"at TTIR and TTGIR only: give one of these"
+            )
+        warps = metadata.num_warps if metadata is not None else None
+        threads = None if warps is None else warps * 32
+        from trlaunch.dump import ptx
+
+        text, captures, index = ptx.inject(artifact.text, stated, asked, threads)
     siblings: Mapping[Level, Any] = {
         other: content
         for other, content in artifact.siblings.items()
-        if other in _TEXT_LEVELS and _TEXT_LEVELS.index(other) < _TEXT_LEVELS.index(level)
+        if other in _LEVELS and _LEVELS.index(other) < _LEVELS.index(level)
     }
     made = replace(artifact, data=text.encode(), siblings=siblings)
     return Captures(made, tuple(captures), index, names, limit)

@@ -23,7 +23,7 @@ class At:
     result: int = 0
     keep: str | int = "all"
     programs: tuple[tuple[int, ...], ...] | None = None
-    window: tuple[tuple[int, int] | None, ...] | None = None
+    part: tuple[tuple[int, int] | None, ...] | None = None
     dtype: str | None = None
     label: str | None = None
 
@@ -86,8 +86,6 @@ def at(
         raise ArgumentError("trlaunch.at(): expected a name, op=, line= or python_line=")
     if keep not in ("all", "last") and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 < keep < 1 << 31):
         raise ArgumentError(f"keep={keep!r:.60}: expected 'all', 'last' or a number of iterations")
-    if name is not None and not name.startswith("%"):
-        name = f"%{name}"
     return At(name, op, nth, line, python_line, result, keep, _programs(programs), _window(part), dtype, label)
 
 

@@ -271,7 +271,7 @@ def _capture(candidate: Candidate, request: At) -> tuple[Capture, list[tuple[Ope
         loops, whiles = [], []
     tensor = split_tensor(value.type or "")
     shape, element = (tensor[0], tensor[1]) if tensor else ((), value.type or "")
-    window = request.window
+    window = request.part
     if window is not None:
         if len(window) != len(shape) or any(part and part[1] > n for part, n in zip(window, shape, strict=True)):
             raise ArgumentError(
@@ -396,7 +396,7 @@ def _store(emit: _Emitter, value: Value, capture: Capture, entry: _Entry, counts
     if not tensor:
         emit.do(f"tt.store {base}, {stored}, {wanted} : !tt.ptr<{kind}>")
         return
-    index, inside = _index(emit, shape, encoding, capture.request.window, prefix)
+    index, inside = _index(emit, shape, encoding, capture.request.part, prefix)
     pointers = emit.let(f"tt.splat {base} : !tt.ptr<{kind}> -> {typed(f'!tt.ptr<{kind}>')}")
     pointers = emit.let(f"tt.addptr {pointers}, {index} : {typed(f'!tt.ptr<{kind}>')}, {typed('i32')}")
     mask = emit.let(f"tt.splat {wanted} : i1 -> {typed('i1')}")
