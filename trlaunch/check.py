@@ -299,8 +299,8 @@ def _cluster(s: Subject) -> Iterator[Finding]:
             "cluster",
             "error",
             f"clusters of {stated}, {s.device.device} ({s.device.target}) has none",
-            "compile with num_ctas=1: clusters need "
-            + ("compute capability 9.0 or later" if s.device.target.backend == "cuda" else "gfx1250"),
+            f"clusters need {'compute capability 9.0 or later' if s.device.target.backend == 'cuda' else 'gfx1250'}: "
+            f"compile with num_ctas=1",
         )
     elif size > (s.entry.max_cluster or _LARGEST_CLUSTER):
         yield Finding(

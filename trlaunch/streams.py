@@ -18,7 +18,7 @@ def handle(stream: Any) -> int:
     ----------
     stream : object
         Has ``__cuda_stream__`` (cuda.core's protocol: version and handle), ``.cuda_stream`` (torch), ``.ptr`` (CuPy),
-        ``.handle`` (numba-cuda), or is the handle as an int. 0 is the default stream.
+        ``.handle`` (numba-cuda), is one of hip-python's pointers, or is the handle as an int. 0 is the default stream.
 
     Raises
     ------
@@ -38,6 +38,8 @@ def handle(stream: Any) -> int:
             value = value.value or 0  # a ctypes pointer, as numba-cuda's handle is; the default stream's is null
         if isinstance(value, int) and not isinstance(value, bool):
             return value
+    if hasattr(stream, "as_c_void_p"):  # hip-python's ihipStream_t
+        return int(stream)
     raise ArgumentError(
         f"stream={stream!r:.80}: expected an object with __cuda_stream__, .cuda_stream (torch) or .ptr (CuPy), "
         f"or the handle as an int (0 is the default stream)"

@@ -14,6 +14,7 @@ from trlaunch import Artifact, ArtifactError, Image, ImageKernel, Kernel, Level,
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import File, Json, MetadataOption, NameOption, SignatureOption
 from trlaunch.cli.output import facts, print_json, table
+from trlaunch.code import Code
 from trlaunch.image import nearest
 from trlaunch.signature import from_func, from_llir
 
@@ -23,7 +24,7 @@ _COLUMNS = ("index", "name", "type", "offset", "size", "role", "divisibility")
 _FUNCTIONS = {
     Level.TTIR: re.compile(r"\btt\.func\s+public\s+@\"?([\w.$]+)\"?\("),
     Level.TTGIR: re.compile(r"\btt\.func\s+public\s+@\"?([\w.$]+)\"?\("),
-    Level.LLIR: re.compile(r"^define\b[^\n@]*\bptx_kernel\b[^\n@]*@\"?([\w.$]+)\"?\(", re.M),
+    Level.LLIR: re.compile(r"^define\b[^\n@]*\b(?:ptx|amdgpu)_kernel\b[^\n@]*@\"?([\w.$]+)\"?\(", re.M),
 }
 
 
@@ -60,8 +61,7 @@ def _describe(artifact: Artifact, name: str | None, signature: str | None) -> di
         described["kernels"] = _text_kernels(artifact, name)
     else:
         raise ArtifactError(
-            f"{artifact.label} is {artifact.level}, which this version cannot look into: expected cubin, ptx, llir, "
-            f"ttgir or ttir"
+            f"{artifact.label} is {artifact.level}, which this version cannot look into: expected a level from ttir on"
         )
     return described
 
@@ -71,6 +71,12 @@ def _image(artifact: Artifact) -> Image | None:
         from trlaunch.cuda.image import read_image
 
         return read_image(artifact.data)
+    if artifact.level is Level.HSACO:
+        from trlaunch.hip.image import read_image as read_hsaco
+
+        return read_hsaco(artifact.data)
+    if artifact.level is Level.AMDGCN:
+        return Code.of(artifact, None, None, None).image  # its assembler lays the arguments out
     if artifact.level is Level.PTX:
         from trlaunch.emulator.image import read_image as read_ptx
 
@@ -162,7 +168,19 @@ def _resources(kernel: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     own_shared = kernel["static_shared"] - kernel["reserved_shared"]
     yield "block", _shape(required, "exactly ") or _shape(largest, "at most ")
     yield "cluster", _shape(cluster, "")
-    yield "registers", _text(kernel["registers"], "a thread")
+    yield "wavefront", _text(kernel["wave_size"], "threads")
+    accumulation, scalar = kernel["accumulation_registers"], kernel["scalar_registers"]
+    yield (
+        "registers",
+        _text(kernel["registers"], "a thread")
+        if scalar is None
+        else f"{kernel['registers']} VGPRs a thread"
+        + (f", of them {accumulation} AGPRs" if accumulation else "")
+        + f"; {scalar} SGPRs a wavefront",
+    )
+    if scalar is not None:
+        spilled = kernel["spilled_registers"], kernel["spilled_scalar_registers"]
+        yield "spilled", f"{spilled[0]} VGPRs, {spilled[1]} SGPRs" if any(spilled) else "none"
     yield "local memory", _text(kernel["local_bytes"], "bytes a thread")
     yield "spill instructions", _text(kernel["spill_instructions"], "")
     yield "static shared", _text(own_shared, "bytes")
@@ -172,8 +190,14 @@ def _resources(kernel: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     yield (
         "parameters",
         f"{kernel['param_bytes']} bytes"
+        + (f", aligned to {kernel['param_align']}" if kernel["param_align"] else "")
         + (f", read from {', '.join(kernel['sources'])}" if "sources" in kernel else ""),
     )
+
+
+    if kernel["implicit"]:
+        kinds = [param["type"].removeprefix("hidden_") for param in kernel["implicit"]]
+        yield "filled by the runtime", f"{len(kinds)}: {', '.join(kinds)}"
 
 
 def _shape(shape: tuple[int, ...] | None, prefix: str) -> str | None:

@@ -34,7 +34,7 @@ SignatureOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", "-d", help="cuda, cuda:1 or emulator; by default the GPU, else the emulator."),
+    typer.Option("--device", "-d", help="cuda, cuda:1, hip or emulator; by default the GPU, else the emulator."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of tables.")]
 
