@@ -221,6 +221,13 @@ def test_none_and_bool_run(kernels):
     np.testing.assert_array_equal(wide, np.arange(32))
 
 
+def test_a_function_that_is_called_and_not_inlined_runs(kernels):
+    x, out = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
+    kernel = Kernel.from_function(kernels.squared, x, out, 1.5, device="emulator")
+    kernel.launch(1, x, out, 1.5)
+    np.testing.assert_array_equal(out, x * 2.25)
+
+
 @pytest.mark.since(3, 3)
 def test_tuples_run(kernels):
     x, out = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
