@@ -134,3 +134,17 @@ def test_torch_compile_under_the_patch(torch, launches):
     torch.compiler.reset()
     torch.testing.assert_close(torch.compile(softmax_of_gelu)(x), expected)
     assert len(launches) == inside
+
+
+def test_an_operator_library_under_the_patch(torch, launches):
+    operators = importlib.import_module("tests.lowering.operators")
+    x, w = (torch.randn(shape, device="cuda", dtype=torch.float16) for shape in ((200, 300), (260, 300)))
+    b, scale = torch.randn(260, device="cuda", dtype=torch.float16), torch.rand(300, device="cuda", dtype=torch.float16)
+    with trlaunch.patch_triton():
+        normed = operators.rms_norm(x, scale)
+        y = operators.linear(normed, w, b, "relu")
+    expected = torch.nn.functional.rms_norm(x.float(), (300,), scale.float(), 1e-6)
+    torch.testing.assert_close(normed.float(), expected, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(y, torch.relu(torch.nn.functional.linear(normed, w, b)), rtol=1e-2, atol=2e-2)
+    assert "rms_norm_kernel" in launches
+    assert launches.count("linear_kernel") > 2  # both configurations were timed, the better one launched
