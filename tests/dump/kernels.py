@@ -145,3 +145,13 @@ def branched(x, out, BLOCK: tl.constexpr):
     if program % 2 == 0:
         value = value * 3 + program
     tl.store(out + program * BLOCK + i, value)
+
+
+@triton.jit
+def followed(links, out):
+    at = tl.load(links + tl.program_id(0))
+    steps = 0
+    while at > 0:
+        at = tl.load(links + at)
+        steps += 1
+    tl.store(out + tl.program_id(0), steps)

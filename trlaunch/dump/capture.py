@@ -142,9 +142,10 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
             )
         warps = metadata.num_warps if metadata is not None else None
         threads = None if warps is None else warps * 32
-        from trlaunch.dump import ptx
+        from trlaunch.dump import llir, ptx
 
-        text, captures, index = ptx.inject(artifact.text, stated, asked, threads)
+        into = llir if level is Level.LLIR else ptx
+        text, captures, index = into.inject(artifact.text, stated, asked, threads)
     siblings: Mapping[Level, Any] = {
         other: content
         for other, content in artifact.siblings.items()
