@@ -174,7 +174,8 @@ def _real_driver(config: Any) -> Any:
         active.get_current_device()
     except (ImportError, RuntimeError):
         return None
-    return getattr(active, "_obj", active)  # a lazy proxy up to 3.4
+    found = getattr(active, "_obj", active)  # a lazy proxy up to 3.4
+    return found._real if isinstance(found, _Driver) else found  # inside another patch
 
 
 def _make_driver(patch: TritonPatch, real: Any) -> Any:

@@ -273,6 +273,18 @@ def test_over_a_driver_the_patch_is_one_of_its_class(real, monkeypatch):
     assert real.asked == [("unload", "module")]
 
 
+def test_a_patch_inside_another_is_over_the_same_driver(real):
+    with trlaunch.patch_triton("cuda"):
+        outer = active()
+        with trlaunch.patch_triton("cuda"):
+            inner = active()
+            assert inner is not outer
+            assert inner.get_current_stream(0) == 7
+            assert inner.utils.fill_2d_tma_descriptor() == "theirs"
+        assert active() is outer
+    assert active() is real
+
+
 @pytest.fixture
 def sent(monkeypatch) -> list[tuple[Any, ...]]:
     """What trlaunch would launch on a GPU, as `Kernel.launch` is called."""
