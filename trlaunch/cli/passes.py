@@ -67,35 +67,23 @@ def passes(
 
 
 def _rows(run: PassRun) -> list[tuple[int, str, str, float, str]]:
-    return [
-        (
-            record.index,
-            record.stage,
-            record.label,
-            round(record.seconds * 1e3, 2),
-            "+{} -{}".format(*run.lines(record)) if record.changed else "",
-        )
-        for record in run
-    ]
+    return [(r.index, r.stage, r.label, round(r.seconds * 1e3, 2), run.changes(r)) for r in run]
 
 
 def _describe(run: PassRun) -> dict[str, Any]:
-    described = []
-    for record in run:
-        added, removed = run.lines(record) if record.changed else (0, 0)
-        described.append(
-            {
-                "index": record.index,
-                "stage": record.stage,
-                "name": record.label,
-                "kind": record.kind,
-                "pipeline": record.pipeline,
-                "ms": record.seconds * 1e3,
-                "changed": record.changed,
-                "added": added,
-                "removed": removed,
-            }
-        )
+    described = [
+        {
+            "index": record.index,
+            "stage": record.stage,
+            "name": record.label,
+            "kind": record.kind,
+            "pipeline": record.pipeline,
+            "ms": record.seconds * 1e3,
+            "changed": record.changed,
+            "changes": run.changes(record),
+        }
+        for record in run
+    ]
     return {
         "kernel": run.start.carried["kernel"],
         "release": run.start.release,

@@ -29,11 +29,12 @@ _BANNER = re.compile(r"^// -----// IR Dump Before ([\w:<>()\s]+?)(?::| \()", re.
 _LOCATION = re.compile(
     r'^#loc\d* = loc\(.*\)\n|\s?\bloc\((?:"(?:[^"\\]|\\.)*"|[^()"]|\((?:"(?:[^"\\]|\\.)*"|[^()"])*\))*\)', re.M
 )
+_LLVM_LOCATION = re.compile(r"^!\d+ = (?:distinct )?!DI.*\n|,? !dbg !\d+", re.M)
 
 
 def without_locations(text: str) -> str:
-    """MLIR text without what it says about source positions, whose numbering every pass changes."""
-    return _LOCATION.sub("", text)
+    """MLIR or LLVM IR without what it says about source positions, whose numbering every pass changes."""
+    return _LLVM_LOCATION.sub("", _LOCATION.sub("", text))
 
 
 def unified(before: str, after: str, names: tuple[str, str], *, locations: bool = False) -> str:

@@ -17,7 +17,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class PassRecord:
     seconds: float
     before: str = field(repr=False)
     text: str = field(repr=False)
-    carried: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    carried: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -167,7 +167,7 @@ class Recorder:
         self.plan()
         with LOCK, dump_switched(self.raw is not None):
             self._stage, self._position, self._skip, self.at = stage, 0, 0, None
-            self._metadata = {k: v for k, v in metadata.items() if k not in self._first or self._first[k] != v}
+            self._metadata = self._news(metadata)
             self._state = {}
             if self._compiler.done is not None and self._compiler.done[0] == stage:
                 _, self._skip, state = self._compiler.done
@@ -176,9 +176,21 @@ class Recorder:
             if self.first_text is None:
                 self.first_text = self._last
             try:
-                return self._compiler.run_whole(stage, module, metadata)
+                made = self._compiler.run_whole(stage, module, metadata)
             except LoweringError as error:
                 raise self._at(error) from error
+            self._finish(metadata)
+            return made
+
+    def _finish(self, metadata: dict[str, Any]) -> None:
+        """What comes after the last step of a stage has that stage's metadata as well."""
+        if self.records and self.records[-1].stage == self._stage and self.records[-1].kind == "llvm":
+            last = self.records[-1]
+            self.records[-1] = replace(last, carried={**last.carried, "metadata": self._news(metadata)})
+
+    def _news(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Metadata that is not as it was before the first stage."""
+        return jsonable({k: v for k, v in metadata.items() if k not in self._first or self._first[k] != v})
 
     def plan(self) -> tuple[Planned, ...]:
         """The MLIR passes of every stage, in order, without running any.
@@ -435,7 +447,7 @@ class Recorder:
     ) -> None:
         carried = {
             "position": self._position,
-            "metadata": jsonable(self._metadata),
+            "metadata": self._metadata,
             "state": copy.deepcopy(self._state),
         }
         record = PassRecord(

@@ -78,18 +78,20 @@ class PassRun(Sequence[PassRecord]):
         names = (f"before {record.label}", f"after {record.label}")
         return unified(record.before, record.text, names, locations=locations)
 
-    def lines(self, record: PassRecord) -> tuple[int, int]:
-        """Lines that a pass added and removed, source positions apart."""
+    def changes(self, record: PassRecord) -> str:
+        """``"+12 -3"``, lines added and removed, source positions apart; ``""`` of a pass that changed nothing."""
+        if not record.changed:
+            return ""
         if record.function == "llvm.to_module" or record.function.startswith("llvm.translate"):
-            return 0, 0  # another language: every line is another
-        return changed_lines(record.before, record.text)
+            return "translated"
+        return "+{} -{}".format(*changed_lines(record.before, record.text))
 
     def table(self) -> str:
         """One line a pass: number, stage, pass, milliseconds, lines added and removed where it changed something."""
         rows = [("#", "stage", "pass", "ms", "changed")]
         for record in self:
-            lines = "+{} -{}".format(*self.lines(record)) if record.changed else ""
-            rows.append((str(record.index), record.stage, record.label, f"{record.seconds * 1e3:.2f}", lines))
+            spent = f"{record.seconds * 1e3:.2f}"
+            rows.append((str(record.index), record.stage, record.label, spent, self.changes(record)))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         return "\n".join(
             f"{n:>{widths[0]}}  {stage:{widths[1]}}  {name:{widths[2]}}  {ms:>{widths[3]}}  {lines}".rstrip()
