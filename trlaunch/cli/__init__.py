@@ -11,6 +11,7 @@ from trlaunch.cli.check import check
 from trlaunch.cli.inspect import inspect
 from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
+from trlaunch.cli.values import values
 
 __all__ = ["app"]
 
@@ -42,4 +43,5 @@ def _root(
 app.command()(inspect)
 app.command()(check)
 app.command()(run)
+app.command()(values)
 app.command()(passes)

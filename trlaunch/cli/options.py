@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +41,15 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead
 
 
 def open_kernel(
-    file: Path, metadata: Path | None, name: str | None, signature: str | None, device: str | None
+    file: Path,
+    metadata: Path | None,
+    name: str | None,
+    signature: str | None,
+    device: str | None,
+    dump: Sequence[trlaunch.At] = (),
 ) -> trlaunch.Kernel:
     """The kernel that the shared options name."""
+    wanted = tuple(dump) or None
     if file.is_dir():
-        return trlaunch.Kernel.from_cache(file, name=name, signature=signature, device=device)
-    return trlaunch.Kernel.from_file(file, metadata, name=name, signature=signature, device=device)
+        return trlaunch.Kernel.from_cache(file, name=name, signature=signature, device=device, dump=wanted)
+    return trlaunch.Kernel.from_file(file, metadata, name=name, signature=signature, device=device, dump=wanted)

@@ -21,6 +21,7 @@ from trlaunch.cli.arguments import GENERATORS, ArgumentSpec, UsageError, as_floa
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import facts, print_json, table
+from trlaunch.cli.values import parse_dump
 from trlaunch.driver import Device
 
 __all__ = ["run"]
@@ -56,12 +57,14 @@ class _Launch:
         self.device = device
         self.grid = grid
         self.arguments = arguments
+        self.dumps: Mapping[str, trlaunch.Dump] = {}
         self._positional, self._named = _order(arguments)
 
     def timed(self) -> float:
-        """Launch; seconds until the device is done."""
+        """Launch; seconds until the device is done, and its dumps are read."""
         start = time.perf_counter()
-        self.kernel.launch(self.grid, *self._positional, device=self.device, **self._named)
+        run = self.kernel.launch(self.grid, *self._positional, device=self.device, **self._named)
+        self.dumps = run.dumps if run is not None else {}
         devices.get(self.device.driver).synchronize(self.device.ordinal)
         return time.perf_counter() - start
 
@@ -74,9 +77,20 @@ def run(
     name: NameOption = None,
     signature: SignatureOption = None,
     device: DeviceOption = None,
+    dump: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dump",
+            help="A value inside the kernel to capture: %acc, or op=tt.reduce,nth=1,keep=last. Repeat it for each; "
+            "`trlaunch values` lists them.",
+            metavar="VALUE",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
-        typer.Option("--save", "-o", help="Write the arrays, as the first launch left them.", metavar="NPZ"),
+        typer.Option(
+            "--save", "-o", help="Write the arrays, as the first launch left them, and its dumps.", metavar="NPZ"
+        ),
     ] = None,
     repeat: Annotated[int, typer.Option("--repeat", "-r", min=0, help="Launch N times more and time it.")] = 0,
     as_json: Json = False,
@@ -87,7 +101,7 @@ def run(
         specs = [parse_argument(text) for text in arg or ()]
         if save is not None and not save.parent.is_dir():
             raise UsageError(f"--save {str(save)!r}: there is no folder {str(save.parent)!r}")
-        kernel = open_kernel(file, metadata, name, signature, device)
+        kernel = open_kernel(file, metadata, name, signature, device, [parse_dump(text) for text in dump or ()])
         place = kernel.device
         arguments = _materialise(kernel, specs, place)
         launch = _Launch(kernel, place, sizes, arguments)
@@ -95,9 +109,14 @@ def run(
         for argument in arguments:
             if argument.before is not None:
                 argument.after = argument.value.numpy()
+        dumps = launch.dumps
         times = [launch.timed() for _ in range(repeat)]
+        launch.dumps = dumps
         if save is not None:
-            _save(save, {a.label: a.after for a in arguments if a.after is not None})
+            arrays = {a.label: a.after for a in arguments if a.after is not None}
+            if both := sorted(arrays.keys() & dumps.keys()):
+                raise UsageError(f"--dump {both[0]!r} has the name of an argument: give it another label=")
+            _save(save, {**arrays, **{key: dumped.values for key, dumped in dumps.items()}})
         (_show_json if as_json else _show)(launch, first, times)
 
 
@@ -160,6 +179,22 @@ def _summary(argument: _Argument) -> dict[str, Any]:
     return described
 
 
+def _dump_summary(dump: trlaunch.Dump) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "dump": dump.key,
+        "op": dump.where.op,
+        "line": dump.where.line,
+        "python": None if dump.where.python is None else str(dump.where.python),
+        "dtype": dump.dtype,
+        "shape": list(dump.values.shape),
+    }
+    written = dump.floats[dump.written]
+    if written.size:
+        described |= {"min": written.min().item(), "max": written.max().item()}
+        described["nan"] = int(np.isnan(written).sum()) if written.dtype.kind == "f" else 0
+    return described
+
+
 def _show_json(launch: _Launch, first: float, times: Sequence[float]) -> None:
     print_json(
         {
@@ -168,6 +203,7 @@ def _show_json(launch: _Launch, first: float, times: Sequence[float]) -> None:
             "device": str(launch.device),
             "grid": list(launch.grid),
             "arguments": [_summary(a) for a in launch.arguments],
+            "dumps": [_dump_summary(d) for d in launch.dumps.values()],
             "first_launch_s": first,
             "repeats_s": list(times),
         }
@@ -196,3 +232,11 @@ def _show(launch: _Launch, first: float, times: Sequence[float]) -> None:
     if rows:
         typer.echo()
         table(columns, [[row.get(column) for column in columns] for row in rows])
+    dumps = [_dump_summary(d) for d in launch.dumps.values()]
+    for row in dumps:
+        row["shape"] = "x".join(map(str, row["shape"]))
+        row |= {key: f"{row[key]:.6g}" for key in ("min", "max") if key in row}
+    if dumps:
+        typer.echo()
+        found = ("dump", "op", "line", "python", "dtype", "shape", "min", "max", "nan")
+        table(found, [[row.get(column) for column in found] for row in dumps])

@@ -9,14 +9,14 @@ from typing import Any
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import Driver
-from trlaunch.dump.plan import DEFAULT_LIMIT, Capture, Plan, make_plan
+from trlaunch.dump.plan import DEFAULT_LIMIT, Capture, Plan, Where, make_plan
 from trlaunch.dump.read import Run, read
 from trlaunch.dump.request import requests
 from trlaunch.errors import ArgumentError
 from trlaunch.image import ImageKernel
 from trlaunch.signature import Param, Signature, Source
 
-__all__ = ["Captures", "instrument"]
+__all__ = ["Captures", "DumpBuffer", "dumpable", "instrument"]
 
 _LEVELS = (Level.TTIR, Level.TTGIR, Level.LLIR, Level.PTX)
 
@@ -118,13 +118,7 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
     """
     asked = requests(dump)
     level = artifact.level
-    if level not in _LEVELS:
-        beside = [str(other) for other in _LEVELS if other in artifact.siblings]
-        there = f"beside it there is {', '.join(beside)}: give that" if beside else "there is none of these beside it"
-        raise ArgumentError(
-            f"dump: {artifact.label} is {level}, which captures cannot be put into; expected "
-            f"{', '.join(map(str, _LEVELS))}; {there}"
-        )
+    _refuse_level(artifact)
     stated = name or (artifact.metadata.name if artifact.metadata is not None else None)
     names: tuple[str, ...] = ()
     index = 0
@@ -153,3 +147,37 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
     }
     made = replace(artifact, data=text.encode(), siblings=siblings)
     return Captures(made, tuple(captures), index, names, limit)
+
+
+def dumpable(artifact: Artifact, name: str | None = None) -> list[tuple[Where, str]]:
+    """The values inside a kernel, in the order of the text, each with why it cannot be captured (nothing: it can).
+
+    Raises
+    ------
+    ArgumentError
+        The level has no text to put captures in.
+    """
+    _refuse_level(artifact)
+    kernel = name or (artifact.metadata.name if artifact.metadata is not None else None)
+    if artifact.level in (Level.TTIR, Level.TTGIR):
+        from trlaunch.dump import ttir
+
+        return [(c.where, c.refused) for c in ttir.candidates(artifact.text, kernel)[2]]
+    if artifact.level is Level.LLIR:
+        from trlaunch.dump import llir
+
+        return llir.dumpable(artifact.text, kernel)
+    from trlaunch.dump import ptx
+
+    return ptx.dumpable(artifact.text, kernel)
+
+
+def _refuse_level(artifact: Artifact) -> None:
+    if artifact.level in _LEVELS:
+        return
+    beside = [str(other) for other in _LEVELS if other in artifact.siblings]
+    there = f"beside it there is {', '.join(beside)}: give that" if beside else "there is none of these beside it"
+    raise ArgumentError(
+        f"dump: {artifact.label} is {artifact.level}, which captures cannot be put into; expected "
+        f"{', '.join(map(str, _LEVELS))}; {there}"
+    )

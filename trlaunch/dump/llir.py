@@ -19,7 +19,7 @@ from trlaunch.mlir import split_list
 from trlaunch.mlir_text import Place
 from trlaunch.scalars import from_llvm
 
-__all__ = ["Definition", "definitions", "inject"]
+__all__ = ["Definition", "definitions", "dumpable", "inject"]
 
 _PARAMETER = "trl_dump"
 _RESULT = re.compile(r'[ \t]*(%(?:[-\w.$]+|"[^"]*")) = (?:(?:tail|notail|musttail) )?([a-z]+)\b(.*)')
@@ -130,6 +130,15 @@ def inject(
     declared = [f"declare i32 @{symbol}()" for symbol in symbols if not re.search(rf"declare .*@{symbol}\(", text)]
     parts = split_list(lines[first - 1], lines[first - 1].index("(", lines[first - 1].index("@")) + 1)
     return "\n".join([*out, *declared, ""]), captures, len(parts or ())
+
+
+def dumpable(text: str, kernel: str | None = None) -> list[tuple[Where, str]]:
+    """The values of a kernel, each with why it cannot be captured."""
+    return [
+        (Where(d.name, d.op, d.line, d.python, d.type or "?"), "" if _leaves(d.type) else "its type is not stored")
+        for d in definitions(text, kernel)
+        if d.type != "void"
+    ]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

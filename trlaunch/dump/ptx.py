@@ -21,7 +21,7 @@ from trlaunch.errors import ArgumentError
 from trlaunch.mlir_text import Place
 from trlaunch.scalars import SCALARS
 
-__all__ = ["Instruction", "inject", "instructions"]
+__all__ = ["Instruction", "dumpable", "inject", "instructions"]
 
 _PARAMETER = "trl_dump_param"
 # What the first part of an opcode says: nothing is written to a register.
@@ -142,6 +142,17 @@ def inject(
 def instructions(text: str, kernel: str | None = None) -> list[Instruction]:
     """The instructions of a kernel, in the order of the text."""
     return _read(text, kernel)[2]
+
+
+def dumpable(text: str, kernel: str | None = None) -> list[tuple[Where, str]]:
+    """The registers that a kernel writes, each with why it cannot be captured."""
+    found = []
+    for i in instructions(text, kernel):
+        for register in i.results:
+            kind = i.registers.type_of(register) or "?"
+            refused = "" if kind in _DTYPES else f"a register of .{kind} is not stored"
+            found.append((Where(register, i.opcode, i.line, i.python, f".{kind}"), refused))
+    return found
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""``trlaunch values FILE``: what a dump can capture, a line each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from trlaunch.artifact import Artifact, Level
+from trlaunch.cli.arguments import UsageError
+from trlaunch.cli.exits import reporting
+from trlaunch.cli.options import File, Json, MetadataOption, NameOption
+from trlaunch.cli.output import print_json, table
+from trlaunch.dump.capture import dumpable
+from trlaunch.dump.request import At, at
+
+__all__ = ["parse_dump", "values"]
+
+_COLUMNS = ("name", "op", "type", "layout", "line", "python", "refused")
+
+
+def values(
+    file: File,
+    metadata: MetadataOption = None,
+    name: NameOption = None,
+    op: Annotated[str | None, typer.Option("--op", help="Only what this operation makes: tt.reduce.")] = None,
+    python_line: Annotated[
+        int | None, typer.Option("--python-line", help="Only what this line of Python made.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what cannot be captured, with the reason.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the values inside a kernel that `trlaunch run --dump` can capture."""
+    with reporting(as_json):
+        artifact = Artifact.from_cache(file, name, Level.TTGIR) if file.is_dir() else Artifact.from_file(file, metadata)
+        rows = []
+        for where, refused in dumpable(artifact, name):
+            if refused and not everything:
+                continue
+            if op not in (None, where.op) or (
+                python_line is not None and (where.python is None or where.python.line != python_line)
+            ):
+                continue
+            rows.append(
+                {
+                    "name": where.name,
+                    "op": where.op,
+                    "type": where.type,
+                    "layout": where.layout,
+                    "line": where.line,
+                    "python": None if where.python is None else str(where.python),
+                    "refused": refused or None,
+                }
+            )
+        if as_json:
+            print_json({"level": str(artifact.level), "values": rows})
+        else:
+            table(_COLUMNS, [[row[column] for column in _COLUMNS] for row in rows])
+
+
+def parse_dump(text: str) -> At:
+    """A request as the command line writes it: ``%acc``, ``op=tt.reduce,nth=1,keep=last``, ``%acc,programs=0:0/7:3``.
+
+    Raises
+    ------
+    UsageError
+        A field is not one of those of `trlaunch.at`, or its value is no number.
+    """
+    settings: dict[str, Any] = {}
+    for i, part in enumerate(text.split(",")):
+        key, equals, value = part.strip().partition("=")
+        if not equals and i == 0:
+            settings["name"] = key
+        elif equals and key in ("op", "dtype", "label"):
+            settings[key] = value
+        elif equals and key in ("nth", "line", "python_line", "result", "keep") and value.isdigit():
+            settings[key] = int(value)
+        elif equals and key == "keep":
+            settings[key] = value
+        elif equals and key == "programs":
+            settings[key] = [_numbers(program, text) for program in value.split("/")]
+        else:
+            raise UsageError(
+                f"--dump {text!r}: {part!r} is not understood: expected a name, op=, line=, python_line=, nth=, "
+                f"result=, keep=all|last|N, programs=0:0/7:3, dtype= or label=, separated by commas"
+            )
+    settings.setdefault("label", text)
+    return at(**settings)
+
+
+def _numbers(text: str, whole: str) -> tuple[int, ...]:
+    parts = text.split(":")
+    if not all(part.isdigit() for part in parts):
+        raise UsageError(f"--dump {whole!r}: programs={text!r}: expected coordinates such as 0:0/7:3")
+    return tuple(int(part) for part in parts)
