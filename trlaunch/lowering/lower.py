@@ -147,8 +147,6 @@ class _Work:
             if source.level is Level.TTGIR:
                 metadata |= self._beside_the_module(compiler, module)
         else:
-            if source.level is Level.LLIR:
-                compiler.prepare_llvm()
             module = source.text
             metadata = self._without_a_module(metadata)
         made: dict[Level, bytes] = {}

@@ -49,6 +49,9 @@ WATCH: ContextVar[Callable[[Compiler], Any] | None] = ContextVar("WATCH", defaul
 _NOT_TAKEN = frozenset({"extern_libs", "arch", "backend_name", "ir_override", "base_arch", "warp_size"})
 
 
+# Backends whose part of LLVM is prepared, see `Compiler.prepare_llvm`.
+_PREPARED: set[str] = set()
+_PRINTING = ("MLIR_ENABLE_DUMP", "MLIR_DUMP_PATH", "LLVM_IR_ENABLE_DUMP", "NVPTX_ENABLE_DUMP", "AMDGCN_ENABLE_DUMP")
 _EMPTY = "module {\n  tt.func public @empty() attributes {noinline = false} {\n    tt.return\n  }\n}\n"
 
 
@@ -216,16 +219,21 @@ class Compiler:
         self.backend.add_stages(*arguments)
 
     def prepare_llvm(self) -> None:
-        """Bring LLVM into the state in which the stage after llir finds it when a kernel is compiled as a whole.
+        """Bring LLVM into the state in which a process has it that has compiled a kernel before; once a process.
 
-        The llir stage registers code generators, without which the next stage dies, and sets LLVM's global options,
-        without which it makes other code: so an empty kernel is taken through it.
+        Stages set global options of LLVM that bear on the stages of the next kernel, and register code generators
+        without which the stage after llir dies. So in 3.2 and 3.3 a process gives its first kernel other PTX than the
+        same kernel later on: an empty one goes before it.
         """
-        metadata = self.first_metadata()
-        module = self.parse(_EMPTY, "ttir")
-        with LOCK, _failing("llir"):
-            for stage in ("ttir", "ttgir", "llir"):
-                module = self.stages[stage](module, metadata)
+        if self.target.backend in _PREPARED:
+            return
+        _PREPARED.add(self.target.backend)
+        plain = Compiler(self.target, {"enable_fp_fusion": True})
+        metadata = plain.first_metadata()
+        with LOCK, _without(_PRINTING), _failing("llir"), captured_stderr():
+            module: Any = plain.parse(_EMPTY, "ttir")
+            for stage in plain.names()[:-1]:
+                module = plain.stages[stage](module, metadata)
 
     def names(self) -> list[str]:
         """The stages in order: ``["ttir", "ttgir", "llir", "ptx", "cubin"]``."""
@@ -300,6 +308,7 @@ class Compiler:
         LoweringError
             The compiler failed; its message is in the text, and the pass where it is one of MLIR's.
         """
+        self.prepare_llvm()
         if self._watch is None:
             self._watch = self._watching()
         return self._watch.run(stage, module, metadata) if self._watch else self.run_located(stage, module, metadata)
@@ -339,6 +348,16 @@ class Compiler:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+    """Without some environment variables."""
+    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
 
 
 @contextlib.contextmanager
