@@ -14,9 +14,12 @@ from trlaunch.emulator.faults import Dim, FaultLog
 from trlaunch.emulator.instructions.base import U4, U8, Array
 from trlaunch.emulator.instructions.matrix import registers_to_rows, rows_to_registers
 from trlaunch.emulator.local import LOCAL_WINDOW, LocalMemory
+from trlaunch.emulator.mbarriers import Barriers
 from trlaunch.emulator.memory import SHARED_WINDOW, VIEWS, GlobalMemory, SharedMemory
 from trlaunch.emulator.output import assertion, print_lanes
 from trlaunch.emulator.program import Program
+from trlaunch.emulator.tensor_copies import TensorCopies
+from trlaunch.emulator.warpgroups import Product, multiply
 
 __all__ = ["Chunk"]
 
@@ -62,6 +65,8 @@ class Chunk:
         self.shared = SharedMemory(len(ctas), program.dynamic_offset + shared if shared else program.static_shared, log)
         self.local = LocalMemory(program.frame, log)
         self.copies = AsyncCopies(memory, self.shared)
+        self.barriers = Barriers(self.shared, log)
+        self.tensors = TensorCopies(memory, self.shared, self.barriers, log)
         self.registers: list[Array] = list(program.registers)
         linear = np.arange(self.threads, dtype=U4)[None, :]
         self.start = None if self.threads == threads else linear < threads
@@ -191,6 +196,19 @@ class Chunk:
             registers[k] = value
         rows = registers_to_rows(registers, trans)
         self.shared.store(at, rows.reshape(rows.shape[0], -1), kept, 16, site)
+
+    def product(
+        self,
+        product: Product,
+        left: Array | list[Array],
+        right: Array,
+        addends: list[Array],
+        scale: Array,
+        mask: Array | None,
+        site: int,
+    ) -> list[Array]:
+        """``wgmma.mma_async``."""
+        return multiply(self.shared, self.log, product, left, right, addends, scale, mask, site)
 
     # Generic addresses: global memory as it is, shared and local memory in windows above it.
 

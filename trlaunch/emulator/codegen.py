@@ -45,8 +45,9 @@ _INDENT = "    "
 @dataclass(slots=True)
 class Layout:
     """Where symbols lie: parameter offsets, shared offsets, addresses of global variables, places in a thread's frame;
-    all in bytes. `carry` stands for the condition code register; `param_address` is set when it turns out that the
-    kernel takes the address of a parameter.
+    all in bytes. `carry` stands for the condition code register; with `strides_in_16_bytes` that is the unit of
+    ``tensormap.replace``'s strides; `param_address` is set when it turns out that the kernel takes the address of a
+    parameter.
     """
 
     params: dict[str, int]
@@ -54,6 +55,7 @@ class Layout:
     globals: dict[str, int]
     locals: dict[str, int]
     carry: Register
+    strides_in_16_bytes: bool = False
     param_address: bool = False
 
 
@@ -127,10 +129,6 @@ class Emitter:
             return self._immediate(operand, dtype)
         if isinstance(operand, Special):
             return self._special(operand, dtype)
-        if isinstance(operand, Symbol) and operand.name in self.layout.params and dtype == "u8":
-            self.layout.param_address = True
-            offset = self.constant("u8", self.layout.params[operand.name] + operand.offset)
-            return self.memo(("param address", offset), lambda: f"S.param_base + {offset}")
         if isinstance(operand, Symbol):
             return self.constant(dtype, self.address_of(operand) & ((1 << 8 * int(dtype[1])) - 1))
         if isinstance(operand, Negated) and dtype == "p":
@@ -140,7 +138,7 @@ class Emitter:
 
     def address_of(self, symbol: Symbol) -> int:
         """The address of a variable in its own space."""
-        for table in (self.layout.shared, self.layout.globals, self.layout.locals):
+        for table in (self.layout.shared, self.layout.globals, self.layout.locals, self.layout.params):
             if symbol.name in table:
                 return table[symbol.name] + symbol.offset
         raise refuse(f"{symbol.name!r} is not a variable that is executed")

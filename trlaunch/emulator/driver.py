@@ -18,6 +18,7 @@ from trlaunch.emulator.instructions.base import Array
 from trlaunch.emulator.memory import GlobalMemory, MemoryRange, bytes_at
 from trlaunch.emulator.program import Program, compile_program
 from trlaunch.emulator.scheduler import DEFAULT_STEP_LIMIT, Scheduler
+from trlaunch.emulator.tensor_maps import encode
 from trlaunch.errors import DeviceUnavailable, EmulatorError, UnsupportedInstruction
 from trlaunch.image import Image
 from trlaunch.target import Target
@@ -274,9 +275,16 @@ class EmulatorDriver:
         nan_fill: bool,
         ordinal: int,
     ) -> bytes:
-        """Refused: only kernels that use tensor maps need one, and those are not executed."""
-        raise UnsupportedInstruction(
-            "tensor maps (TMA) are not executed by the emulator: compile the kernel for sm_80, or run it on a GPU"
+        """128 bytes that the emulator's tensor copies read; not what a GPU reads (`trlaunch.emulator.tensor_maps`)."""
+        self._device(ordinal)
+        return encode(
+            element_type=element_type,
+            address=address,
+            shape=shape,
+            strides=strides,
+            box=box,
+            swizzle=swizzle,
+            nan_fill=nan_fill,
         )
 
 

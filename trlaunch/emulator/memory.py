@@ -17,7 +17,7 @@ import numpy as np
 from trlaunch.emulator.faults import FaultLog
 from trlaunch.emulator.instructions.base import U1, U8, Array
 
-__all__ = ["SHARED_WINDOW", "VIEWS", "GlobalMemory", "MemoryRange", "SharedMemory", "bytes_at", "trim"]
+__all__ = ["SHARED_WINDOW", "VIEWS", "GlobalMemory", "MemoryRange", "SharedMemory", "bytes_at", "serialise", "trim"]
 
 #: Generic addresses of shared memory begin here: above every address that a process can have.
 SHARED_WINDOW = U8(1 << 60)
@@ -189,7 +189,7 @@ class GlobalMemory:
             if found.read_only:
                 raise self.log.read_only(site, address, here, size, found)
             view = found.view(size).view(dtype)
-            result[here], changed = _serialise(view, index, change, [o[here] for o in operands])
+            result[here], changed = serialise(view, index, change, [o[here] for o in operands])
             self.writes += changed
         return result
 
@@ -224,7 +224,7 @@ def _scatter(view: Array, index: Array, value: Array, mask: Array | None) -> Non
     view[index[mask]] = value if value.size == 1 and value.ndim == 0 else np.broadcast_to(value, shape)[mask]
 
 
-def _serialise(view: Array, index: Array, change: Callable[..., Array], operands: list[Array]) -> tuple[Array, bool]:
+def serialise(view: Array, index: Array, change: Callable[..., Array], operands: list[Array]) -> tuple[Array, bool]:
     """Apply `change` to elements of `view`; lanes with the same index one after the other, in lane order."""
     order = np.argsort(index, kind="stable")
     ordered = index[order]
@@ -363,8 +363,25 @@ class SharedMemory:
         result = np.zeros(shape, dtype)
         view = self.flat[size].view(dtype)
         values = [np.broadcast_to(o, shape)[here] for o in operands]
-        result[here], _ = _serialise(view, rows[here], change, values)
+        result[here], _ = serialise(view, rows[here], change, values)
         return result
+
+    def written_by(self, rows: Array, units: Array, size: int) -> None:
+        """Mark elements of single CTAs as written; `units` has a row of them per entry of `rows`."""
+        if len(rows) == self.ctas and (units == units[0]).all() and len(np.unique(rows)) == self.ctas:
+            _mark(self.common, units[0], size)
+            return
+        if self.own is None:
+            self.own = np.zeros((self.ctas, self.stride), bool)
+        _mark(self.own.reshape(-1), units + (rows * (self.stride // size))[:, None], size)
+
+    def is_written(self, rows: Array, units: Array, size: int) -> Array:
+        """Whether elements of single CTAs were written, shape of `units`."""
+        good = _written(self.common, units, size)
+        if self.own is not None and not good.all():
+            both = (self.own | self.common).reshape(-1)
+            good = _written(both, units + (rows * (self.stride // size))[:, None], size)
+        return good
 
     def forget(self, index: Array, size: int) -> None:
         """Mark elements (of all CTAs) as not written: an asynchronous copy is on its way there."""

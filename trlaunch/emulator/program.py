@@ -25,6 +25,9 @@ __all__ = ["Program", "compile_program"]
 #: Most instructions of a kernel that is executed: ten times the largest of Triton's own test kernels.
 MAX_INSTRUCTIONS = 100_000
 _CACHE_SIZE = 64
+#: Up to this PTX version, the operand of ``tensormap.replace...global_stride`` was taken as a multiple of 16 bytes: by
+#: ptxas up to CUDA 12.4, so that Triton 3.3 divides it (`trlaunch.cuda.assembler.strides_in_16_bytes`).
+_STRIDES_IN_16_BYTES = (8, 4)
 _cache: OrderedDict[tuple[bytes, str], Program] = OrderedDict()
 
 
@@ -110,7 +113,7 @@ def _compile(text: bytes, kernel: str) -> Program:
     blocks = blocks_of(body)
     carry = Register("the carry", "pred", len(body.registers))
     body.registers.append(carry)
-    layout = Layout(offsets, shared, addresses, body.locals, carry)
+    layout = Layout(offsets, shared, addresses, body.locals, carry, module.version <= _STRIDES_IN_16_BYTES)
     source, namespace, sites, warp_sync, refused = generate(blocks, layout, MAX_INSTRUCTIONS)
     if refused:
         first, reason = refused[0]

@@ -377,6 +377,9 @@ def cvta(c: Emitter, i: Instruction, s: Suffixes) -> None:
     value = c.read(a, t)
     if space.startswith("shared"):
         return c.write(d, t, f"{value} {'-' if to else '+'} SHARED_WINDOW")
+    if space == "param":
+        c.layout.param_address = True
+        return c.write(d, t, f"{value} {'-' if to else '+'} S.param_base")
     if space == "local":
         return c.write(d, t, f"{value} {'-' if to else '+'} LOCAL_WINDOW")
     if not space:

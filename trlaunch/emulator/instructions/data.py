@@ -168,15 +168,23 @@ def elements(packed: Array, dtype: type) -> Array:
 
 
 def _ld_param(c: Emitter, items: tuple[Operand, ...], a: Operand, t: str) -> None:
+    size = TYPE_SIZES[t]
+    if isinstance(a, Address) and isinstance(a.base, Register) and len(items) == 1:
+        c.layout.param_address = True
+        dtype = "u4" if TYPE_SIZES[a.base.type] == 4 else "u8"
+        at = c.constant("u8", a.offset & ((1 << 64) - 1))
+        address = c.temp(f"S.param_base + {c.read_as(a.base, dtype)} + {at}")
+        value = c.temp(f"S.memory.load({address}, {c.mask()}, {size}, {c.site})")
+        return c.write_as(items[0], TYPE_DTYPE[t], f"{value}.view({TYPE_DTYPE[t]})")
     if not isinstance(a, Address) or not isinstance(a.base, Symbol) or a.base.name not in c.layout.params:
         raise refuse("ld.param from this address is not executed")
-    size = TYPE_SIZES[t]
     start = c.layout.params[a.base.name] + a.offset
     for k, item in enumerate(items):
         dtype = TYPE_DTYPE[t] if t[0] == "s" else f"u{size}"
         at = start + k * size
         value = c.memo(("param", at, dtype), lambda at=at, dtype=dtype: f"S.param({at}, {dtype}, {size})")  # type: ignore[misc]
         c.write_as(item, dtype, value, name_only=True)
+    return None
 
 
 @emits("st")
@@ -242,8 +250,12 @@ def atom(c: Emitter, i: Instruction, s: Suffixes) -> None:
 
 @emits("cp")
 def cp(c: Emitter, i: Instruction, s: Suffixes) -> None:
-    """``cp.async`` and its groups; the bulk forms are not executed."""
-    if not s.flag("async") or s.parts[:1] == ["bulk"]:
+    """``cp.async`` and its groups, and the bulk forms."""
+    if "bulk" in s.parts:
+        from trlaunch.emulator.instructions.hopper import bulk
+
+        return bulk(c, i, s)
+    if not s.flag("async"):
         raise refuse(f"{i.opcode} is not executed")
     if s.flag("commit_group"):
         s.finish()
@@ -279,7 +291,7 @@ def cp(c: Emitter, i: Instruction, s: Suffixes) -> None:
 @emits("prefetch", "prefetchu", "fence", "membar", "nanosleep", "griddepcontrol", "discard", "applypriority")
 def nothing(_: Emitter, i: Instruction, s: Suffixes) -> None:
     """Hints and fences: lanes see each other's writes at once here."""
-    if s.root == "fence" and any(p.startswith(("proxy", "mbarrier_init")) for p in s.parts):
+    if s.root == "fence" and any(p.startswith("op_restrict") for p in s.parts):
         raise refuse(f"{i.opcode} is not executed")
 
 

@@ -36,7 +36,7 @@ from trlaunch.emulator.syntax import Instruction, Operand, Vector
 if TYPE_CHECKING:
     from trlaunch.emulator.codegen import Emitter
 
-__all__: list[str] = []
+__all__ = ["element", "fragment_a"]
 
 
 @emits("ldmatrix", "stmatrix")
@@ -104,9 +104,11 @@ def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
     if not (s.flag("row") and s.flag("col")) or len(s.parts) != 4 or c.guard is not None:
         raise refuse(f"{i.opcode} is not executed")
     out, left, right, add = s.parts
-    if (shape, left) not in _SHAPES or (shape, right) not in _SHAPES or out != add or saturate:
+    if (shape, left) not in _SHAPES or (shape, right) not in _SHAPES or out != add:
         raise refuse(f"{i.opcode} is not executed")
     integers = left in ("s8", "u8")
+    if saturate and not integers:
+        raise refuse(f"{i.opcode} is not PTX")
     if (left != right and not integers) or out not in (("s32",) if integers else ("f32", "f16")):
         raise refuse(f"{i.opcode} is not executed")
     if out == "f16" and left != "f16":
@@ -123,7 +125,7 @@ def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
     addends = ", ".join(c.read(r, kind) for r in _vector(e, len(out_registers)))
     c.line(f"if m is not None: S.check_warps(m, {c.site})")
     name = {"f32": "multiply_f32", "s32": "multiply_f32", "f16": "multiply_f16"}[out]
-    raw = c.temp(f"{name}({x}, {y}, [{addends}])")
+    raw = c.temp(f"{name}({x}, {y}, [{addends}]{', True' if saturate else ''})")
     for k, register in enumerate(out_registers):
         c.write(register, kind, f"{raw}[{k}]")
 
@@ -135,7 +137,7 @@ def _vector(operand: Operand, count: int) -> tuple[Operand, ...]:
     return items
 
 
-def _element(words: Array, kind: str) -> Array:
+def element(words: Array, kind: str) -> Array:
     """Words of shape (..., w) as numbers to multiply, of shape (..., k)."""
     if kind == "f16":
         return words.view(F2).astype(F4)
@@ -163,7 +165,7 @@ def fragment_a(words: list[Array], kind: str, threads: int) -> Array:
     out = np.empty((ctas, threads // 32, 2, 8, halves, 4), dtype=U4)
     for k, part in enumerate(parts):
         out[:, :, k & 1, :, k >> 1] = part
-    return _element(out.reshape(ctas, threads // 32, 16, 4 * halves), kind)
+    return element(out.reshape(ctas, threads // 32, 16, 4 * halves), kind)
 
 
 @runtime
@@ -174,7 +176,7 @@ def fragment_b(words: list[Array], kind: str, threads: int) -> Array:
     out = np.empty((ctas, threads // 32, 8, len(words), 4), dtype=U4)
     for k, part in enumerate(parts):
         out[:, :, :, k] = part
-    return _element(out.reshape(ctas, threads // 32, 8, 4 * len(words)), kind).swapaxes(2, 3)
+    return element(out.reshape(ctas, threads // 32, 8, 4 * len(words)), kind).swapaxes(2, 3)
 
 
 def _product(x: Array, y: Array) -> Array:
@@ -184,7 +186,7 @@ def _product(x: Array, y: Array) -> Array:
 
 
 @runtime
-def multiply_f32(x: Array, y: Array, addends: list[Array]) -> list[Array]:
+def multiply_f32(x: Array, y: Array, addends: list[Array], saturating: bool = False) -> list[Array]:
     """Products added to the four accumulator registers (of f32, or s32 for integer products)."""
     d = _product(x, y)
     out = []
@@ -194,7 +196,11 @@ def multiply_f32(x: Array, y: Array, addends: list[Array]) -> list[Array]:
         if addend.dtype != F4:
             part = part.astype(np.int64).astype(addend.dtype)
         wide = addend.reshape(addend.shape[0], -1, 8, 4) if addend.shape[1] > 1 else addend.reshape(-1, 1, 1, 1)
-        out.append((wide + part).reshape(-1, threads))
+        if saturating:
+            total = np.clip(wide.astype(np.int64) + part, -(1 << 31), (1 << 31) - 1).astype(addend.dtype)
+        else:
+            total = wide + part
+        out.append(total.reshape(-1, threads))
     return out
 
 

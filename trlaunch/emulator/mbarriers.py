@@ -1,0 +1,124 @@
+"""Barriers in shared memory (PTX ISA, "mbarrier"): 64-bit words that count arrivals and bytes of asynchronous copies.
+
+The word is opaque in PTX. Here its bits are, from the lowest: 20 of arrivals still expected in this phase, 20 of
+arrivals expected in each, 22 of bytes expected minus bytes that came (offset by half), one of the phase, and one that
+marks an initialised barrier.
+"""
+
+# NumPy types what an operator gives as Any where the element type is not known.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import numpy as np
+
+from trlaunch.emulator.faults import FaultLog
+from trlaunch.emulator.instructions.base import U4, U8, Array
+from trlaunch.emulator.memory import SharedMemory, serialise
+
+__all__ = ["Barriers", "describe"]
+
+_COUNT = (1 << 20) - 1
+_BYTES = (1 << 22) - 1
+_HALF = 1 << 21
+_VALID = 1 << 63
+
+
+def _arrive(old: Array, count: Array, nbytes: Array) -> Array:
+    """`nbytes` are expected (or, negative, have come), then `count` arrivals; a complete phase ends."""
+    pending = (old & U8(_COUNT)).astype(np.int64) - count.astype(np.int64)
+    expected = (old >> U8(20)) & U8(_COUNT)
+    left = ((old >> U8(40)) & U8(_BYTES)).astype(np.int64) + nbytes
+    done = (pending <= 0) & (left == _HALF)
+    pending = np.where(done, expected, np.maximum(pending, 0).astype(U8)).astype(U8)
+    word = (old & U8(_VALID | (1 << 62))) ^ (done.astype(U8) << U8(62))
+    return word | pending | (expected << U8(20)) | ((left & _BYTES).astype(U8) << U8(40))
+
+
+def describe(word: int) -> str:
+    """A barrier's state in words."""
+    if not word & _VALID:
+        return "not an initialised mbarrier"
+    nbytes = ((word >> 40) & _BYTES) - _HALF
+    return f"phase {word >> 62 & 1} waits for {word & _COUNT} of {word >> 20 & _COUNT} arrivals and " + (
+        f"{nbytes} bytes" if nbytes >= 0 else f"has {-nbytes} bytes more than were expected"
+    )
+
+
+class Barriers:
+    """The mbarriers of a chunk of CTAs."""
+
+    def __init__(self, shared: SharedMemory, log: FaultLog) -> None:
+        self.shared, self.log = shared, log
+        #: Where lanes waited last, for the report of a deadlock: by site, the address and the mask.
+        self.waits: dict[int, tuple[Array, Array | None]] = {}
+
+    def _check(self, address: Array, mask: Array | None, site: int) -> Array:
+        words = self.shared.load(address, mask, 8, site)
+        bad = (words & U8(_VALID)) == 0
+        if mask is not None:
+            bad = bad & mask
+        if bad.any():
+            raise self.log.fault("mbarrier", "this is not an initialised mbarrier", site, bad)
+        return words
+
+    def init(self, address: Array, count: Array, mask: Array | None, site: int) -> None:
+        """``mbarrier.init``."""
+        wide = count.astype(U8)
+        bad = (wide == 0) | (wide > _COUNT)
+        if bad.any() and (mask is None or (bad & mask).any()):
+            raise self.log.fault("mbarrier", f"expected a count from 1 to {_COUNT}", site, bad)
+        self.shared.store(address, wide | (wide << U8(20)) | U8(_VALID | _HALF << 40), mask, 8, site)
+
+    def invalidate(self, address: Array, mask: Array | None, site: int) -> None:
+        """``mbarrier.inval``."""
+        self._check(address, mask, site)
+        self.shared.store(address, np.zeros((1, 1), U8), mask, 8, site)
+
+    def arrive(self, address: Array, count: Array, nbytes: Array, mask: Array | None, site: int) -> Array:
+        """``mbarrier.arrive`` and ``expect_tx``; the words before."""
+        if mask is not None and not mask.any():
+            return np.zeros((1, 1), U8)
+        self._check(address, mask, site)
+        operands = [count.astype(U8), nbytes.astype(np.int64)]
+        old = self.shared.atomic(address, mask, U8, site, _arrive, operands)
+        over = (old & U8(_COUNT)) < operands[0]
+        if mask is not None:
+            over = over & mask
+        if over.any():
+            raise self.log.fault("mbarrier", "more threads arrive than the barrier expects in a phase", site, over)
+        return old
+
+    def complete(self, rows: Array, address: Array, nbytes: int, site: int) -> None:
+        """Bytes of a copy have come: `rows` and `address` of one barrier per copy."""
+        index = rows * (self.shared.stride // 8) + (address.astype(np.int64) >> 3)
+        words = self.shared.flat[8].view(U8)
+        if (address.astype(np.int64) > self.shared.nbytes - 8).any() or not (words[index] & U8(_VALID)).all():
+            raise self.log.fault(
+                "mbarrier", "the copy signals something that is not an initialised mbarrier", site, None
+            )
+        count = np.zeros(len(index), U8)
+        serialise(words, index, _arrive, [count, np.full(len(index), -nbytes, np.int64)])
+
+    def passed(self, address: Array, parity: Array, mask: Array | None, site: int) -> Array:
+        """Whether the phase of this parity is over."""
+        if mask is not None and not mask.any():
+            return np.zeros((1, 1), bool)
+        words = self._check(address, mask, site)
+        self.waits[site] = address, mask
+        return ((words >> U8(62)).astype(U4) & U4(1)) != (parity.astype(U4) & U4(1))
+
+    def report(self, sites: list[int]) -> list[tuple[int, str]]:
+        """Sites of waits and what their barriers wait for, of the first lane of each."""
+        found = []
+        for site in sites:
+            if site in self.waits:
+                address, mask = self.waits[site]
+                wide = np.ones(self.log.lanes, bool) if mask is None else np.broadcast_to(mask, self.log.lanes)
+                if not wide.any():
+                    continue
+                row, lane = (int(n[0]) for n in np.nonzero(wide))
+                at = int(np.broadcast_to(address, self.log.lanes)[row, lane])
+                word = int(self.shared.flat[8].view(U8)[row * (self.shared.stride // 8) + at // 8])
+                found.append((site, f"mbarrier at shared address {at:#x}: {describe(word)}"))
+        return found
