@@ -26,9 +26,10 @@ def read_all(releases: tuple[str, ...] = ()) -> dict[str, Any]:
     """Lower the texts of some releases, all of them by default; a result for each of their texts."""
     lowering: Any = importlib.import_module("trlaunch.lowering.lower")  # the package has a function of that name
     from trlaunch.artifact import Artifact
-    from trlaunch.lowering.triton_compiler import release
+    from trlaunch.lowering.triton_compiler import Compiler, release
+    from trlaunch.target import Target
 
-    importlib.import_module("triton.compiler.compiler")  # once, before the forks
+    Compiler(Target("cuda", "80"), {"enable_fp_fusion": True}).prepare_llvm()  # once, before the forks
     lowering._refuse_other_release = lambda *_: None
     reader = release()
     own = {(c.target, c.name): code_of(c.text("ptx")) for c in corpus.cases(release=reader)}

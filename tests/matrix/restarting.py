@@ -23,7 +23,8 @@ from tests.matrix.forking import in_process, silenced
 from trlaunch.artifact import Artifact
 from trlaunch.errors import LoweringError
 from trlaunch.lowering import lower
-from trlaunch.lowering.triton_compiler import release
+from trlaunch.lowering.triton_compiler import Compiler, release
+from trlaunch.target import Target
 
 TARGETS = (80, 90)
 ASSEMBLED = (75, 86, 100, 120)  # compiled and compared, run nowhere
@@ -164,7 +165,8 @@ def refused(subject: Subject, capability: int, number: tuple[int, int]) -> str:
 
 def run() -> dict[str, Any]:
     """Every kernel for every target."""
-    importlib.import_module("triton.compiler.compiler")  # once, before the forks
+    # Once, before the forks: Triton's compiler and LLVM in the state that they have from the second kernel on.
+    Compiler(Target("cuda", "80"), {"enable_fp_fusion": True}).prepare_llvm()
     number = tuple(int(part) for part in release().split(".")[:2])
     cells = []
     with tempfile.TemporaryDirectory() as cache:
