@@ -1,7 +1,7 @@
 """The kernels compiled for AMD under ``tests/fixtures/corpus_hip``, as the objects of `tests.corpus`.
 
-    for case in cases(target="hip:gfx942", kernel="matmul_kernel"):
-        image = read_image(case.bytes("hsaco"))
+for case in cases(target="hip:gfx942", kernel="matmul_kernel"):
+    image = read_image(case.bytes("hsaco"))
 """
 
 from __future__ import annotations

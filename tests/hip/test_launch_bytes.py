@@ -18,7 +18,14 @@ from tests.oracle import buffer, numpy_bytes, sample
 RELEASES = releases()
 SETS = 3  # of values for every scalars_kernel
 BASE = 0x7F40_0000_0000
-DEVICES = ("gfx90a:sramecc+:xnack-", "gfx942:sramecc+:xnack-", "gfx950:sramecc+:xnack-", "gfx1100", "gfx1200", "gfx1250")
+DEVICES = (
+    "gfx90a:sramecc+:xnack-",
+    "gfx942:sramecc+:xnack-",
+    "gfx950:sramecc+:xnack-",
+    "gfx1100",
+    "gfx1200",
+    "gfx1250",
+)
 
 SETUP = """
 import json
@@ -213,7 +220,9 @@ for case in cases(kernel="cooperative_kernel"):
     assert {c.version for c in found} == {(3, minor) for minor in range(3, 10)}
     assert not recorded.of("hipModuleLaunchKernel")
     for case, launch in zip(found, launches, strict=True):
-        values = [struct.pack("<Q", BASE) if p.type.startswith("*") else struct.pack("<i", p.value) for p in case.params]
+        values = [
+            struct.pack("<Q", BASE) if p.type.startswith("*") else struct.pack("<i", p.value) for p in case.params
+        ]
         assert bytes.fromhex(launch["kernarg"]) == buffer(slots(case), values)
 
 
@@ -280,9 +289,9 @@ print(json.dumps([int(stream), [k for k in ("global_scratch_size", "profile_scra
     assert len(allocated) == len(sized)
     work = [c.name for c in recorded.calls if c.name in (*SCRATCH, "hipModuleLaunchKernel")]
     clears = ["hipMemsetD8Async"] if "profile_scratch_size" in sized else []
-    assert work == ["hipMallocFromPoolAsync"] * len(sized) + clears + ["hipModuleLaunchKernel"] + ["hipFreeAsync"] * len(
-        sized
-    )
+    assert work == ["hipMallocFromPoolAsync"] * len(sized) + clears + ["hipModuleLaunchKernel"] + [
+        "hipFreeAsync"
+    ] * len(sized)
     assert all(c["stream"] == stream and c.status == 0 for c in recorded.of(*SCRATCH))
 
 
