@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     )
     from trlaunch.image import Image, ImageKernel
     from trlaunch.jit_function import TrlaunchFunction, jit
-    from trlaunch.kernel import Kernel, Resources
+    from trlaunch.kernel import Kernel
     from trlaunch.memory import DeviceArray, asarray, empty
     from trlaunch.metadata import Metadata
     from trlaunch.patch import TritonPatch, patch_triton
+    from trlaunch.resources import Resources
     from trlaunch.signature import Param, Signature
     from trlaunch.target import Target
     from trlaunch.tensor_descriptor import TensorDescriptor
@@ -71,10 +72,11 @@ _MODULES = {
     ),
     "image": ("Image", "ImageKernel"),
     "jit_function": ("TrlaunchFunction", "jit"),
-    "kernel": ("Kernel", "Resources"),
+    "kernel": ("Kernel",),
     "memory": ("DeviceArray", "asarray", "empty"),
     "metadata": ("Metadata",),
     "patch": ("TritonPatch", "patch_triton"),
+    "resources": ("Resources",),
     "signature": ("Param", "Signature"),
     "target": ("Target",),
     "tensor_descriptor": ("TensorDescriptor",),

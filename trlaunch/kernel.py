@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trlaunch import streams
+from trlaunch import launching, streams
 from trlaunch.artifact import Artifact, Level
 from trlaunch.check import Finding, Report, Subject, audit, audit_grid
 from trlaunch.code import Code
@@ -24,42 +25,14 @@ from trlaunch.image import Image
 from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
 from trlaunch.placement import place_of
+from trlaunch.resources import Resources
 from trlaunch.target import Target
 
 if TYPE_CHECKING:
     from trlaunch.dump.capture import Captures
     from trlaunch.dump.read import Run
 
-__all__ = ["Kernel", "Resources"]
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What a kernel takes on a device.
-
-    Attributes
-    ----------
-    registers : int or None
-        Per thread.
-    local_bytes : int or None
-        Local memory per thread in bytes: stack frame and spilled registers.
-    spill_instructions : int or None
-        Instructions that store or reload spilled registers, where the image lists them.
-    static_shared, dynamic_shared : int
-        Bytes a block.
-    threads : int
-        A block.
-    ctas_per_multiprocessor : int or None
-        Blocks that are resident on one multiprocessor at a time.
-    """
-
-    registers: int | None
-    local_bytes: int | None
-    spill_instructions: int | None
-    static_shared: int
-    dynamic_shared: int
-    threads: int
-    ctas_per_multiprocessor: int | None
+__all__ = ["Kernel"]
 
 
 @dataclass(slots=True)
@@ -73,6 +46,7 @@ class _Loaded:
     findings: tuple[Finding, ...]
     function: Function | None = None
     grids: set[tuple[int, int, int]] = field(default_factory=set)
+    plan: Any = None  # of trlaunch.launching; False: there is none
 
     @property
     def device(self) -> Device:
@@ -132,6 +106,7 @@ class Kernel:
         self._given_shared = shared
         self._check = check
         self.signature = self.code.signature(self.entry, self.image.format, signature)
+        self._launches = launching.launches(self._given_device is not None)
         self._lock = threading.Lock()
         self._loaded: dict[Device, _Loaded] = {}
 
@@ -352,6 +327,7 @@ class Kernel:
 
     # --- launching ---------------------------------------------------------------------------------------------------
 
+    @launching.accelerated
     def launch(
         self,
         grid: int | Sequence[int],
@@ -414,6 +390,7 @@ class Kernel:
             scratch.append(("dump", buffer.allocate(loaded.driver, loaded.device.ordinal, handle)))
         if not scratch:
             loaded.driver.launch(function, config, packed)
+            launching.learn(self._launches, loaded, function, config, device)
             return None
         try:
             packed = loaded.packer.fill_hidden(packed, dict(scratch))
@@ -422,6 +399,32 @@ class Kernel:
         finally:
             for _, address in scratch:
                 loaded.driver.free_scratch(address, loaded.device.ordinal, config.stream)
+
+    def bind(
+        self, *, grid: int | Sequence[int], stream: Any = None, device: str | Device | None = None
+    ) -> Callable[..., Run | None]:
+        """A callable that takes the arguments alone and launches with everything else settled.
+
+        Parameters
+        ----------
+        grid, stream, device
+            As for `launch`; the current stream of torch is looked up at each call where `stream` is left out.
+
+        Raises
+        ------
+        ArgumentError
+            Grid or stream is none.
+        """
+        shape = _grid(grid)
+        handle = None if stream is None else streams.handle(stream)
+        explain = functools.partial(self.launch, grid, stream=stream, device=device)
+        if self._captures is not None:
+            return explain
+        return launching.bind(self._launches, explain, shape, handle, device)
+
+    def __getitem__(self, grid: int | Sequence[int]) -> Callable[..., Run | None]:
+        """``kernel[grid](...)``, as Triton writes it: `bind` with a grid alone."""
+        return self.bind(grid=grid)
 
     # --- steps of a launch -------------------------------------------------------------------------------------------
 

@@ -12,12 +12,15 @@ from trlaunch.devices import default_device, get
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError
 from trlaunch.scalars import SCALARS
-from trlaunch.tensors import TensorView, contiguous_strides, dtype_name, export_dlpack, numpy_dtype
+from trlaunch.tensors import TensorView, contiguous_strides, dlpack_numbers, dtype_name, export_dlpack, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["DeviceArray", "asarray", "empty"]
+
+
+_NUMBERS = dlpack_numbers()
 
 
 class DeviceArray:
@@ -50,6 +53,8 @@ class DeviceArray:
             self.nbytes *= size
         driver = get(self.device.driver)
         self.address = driver.allocate(self.nbytes, self.device.ordinal) if self.nbytes else 0
+        # For launches: all that one needs to know, in one piece.
+        self._native = (self.address, *self.__dlpack_device__(), _NUMBERS["i1" if name == "u1" else name])
         if self.nbytes:
             weakref.finalize(self, driver.free, self.address, self.device.ordinal).atexit = False
 

@@ -15,7 +15,7 @@ from trlaunch.signature import Param, Signature, category
 from trlaunch.tensor_descriptor import Resolved, TensorDescriptor, TensorMapCache
 from trlaunch.tensors import Pointer, TensorView, is_tensor, view
 
-__all__ = ["Packer", "describe", "flatten"]
+__all__ = ["Packer", "describe", "flatten", "reinterprets"]
 
 
 @dataclass(slots=True)
@@ -122,6 +122,37 @@ class Packer:
             data[param.offset : param.offset + param.size] = address.to_bytes(param.size, "little")
         return PackedArguments(bytes(data), packed.buffers, packed.keep)
 
+    def encoded(
+        self, position: int, descriptor: Any, *, driver: Driver, device: Device
+    ) -> tuple[int, int, bytes] | None:
+        """What a tensor descriptor comes to, for a launcher that keeps it.
+
+        Parameters
+        ----------
+        position : int
+            Of its first slot among the user's.
+        descriptor : TensorDescriptor
+            trlaunch's or Triton's.
+        driver, device
+            Where it will be used.
+
+        Returns
+        -------
+        tuple or None
+            The number of slots, where their bytes begin, and the bytes; ``None`` when a stream must be waited for.
+
+        Raises
+        ------
+        ArgumentError
+            As `pack`.
+        """
+        launch = _Launch(driver, device, 0, bytearray(self.signature.param_bytes))
+        taken = self._place(launch, position, descriptor)
+        if launch.waits:
+            return None
+        first, last = self.user[position], self.user[position + taken - 1]
+        return taken, first.offset, bytes(launch.data[first.offset : last.offset + last.size])
+
     # --- one value ---------------------------------------------------------------------------------------------------
 
     def _place(self, launch: _Launch, position: int, value: Any) -> int:
@@ -227,13 +258,10 @@ class Packer:
 
     def _check_dtype(self, param: Param, tensor: TensorView, value: Any) -> None:
         expected, found = (param.type or "*")[1:], tensor.dtype
-        if not expected or found is None or expected == found:
+        if not expected or found is None or reinterprets(expected, found):
             return
-        if expected.startswith("*"):  # pointers in memory are 64-bit integers
+        if expected.startswith("*"):
             expected = "u64"
-        a, b = SCALARS[expected], SCALARS[found]
-        if a.size == b.size and "float" not in (a.kind, b.kind):
-            return  # MLIR has no signs, and fp8 and bool come as bytes
         raise self._wrong(
             param,
             f"a tensor of {expected}, found {describe(value)} ({found}); pass a view of that dtype, "
@@ -368,6 +396,14 @@ class Packer:
 
 # The type that a slot of unknown type gets, by its size and whether it is given a float.
 _UNTYPED = {(8, False): SCALARS["i64"], (4, False): SCALARS["i32"], (4, True): SCALARS["fp32"]}
+
+
+def reinterprets(expected: str, found: str) -> bool:
+    """Whether memory of one dtype serves as that of another: MLIR has no signs, and fp8 and bool come as bytes."""
+    if expected.startswith("*"):  # pointers in memory are 64-bit integers
+        expected = "u64"
+    a, b = SCALARS[expected], SCALARS[found]
+    return a is b or (a.size == b.size and "float" not in (a.kind, b.kind))
 
 
 def flatten(values: Sequence[Any]) -> Iterator[Any]:

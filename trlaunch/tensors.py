@@ -16,6 +16,7 @@ __all__ = [
     "Pointer",
     "TensorView",
     "contiguous_strides",
+    "dlpack_numbers",
     "dtype_name",
     "export_dlpack",
     "gpu_place",
@@ -122,6 +123,11 @@ _DLPACK_CODES = {
 }
 # DLPack's DLDeviceType; host memory pinned by CUDA (3) or ROCm (11) is the CPU's here: give its device address.
 _DLPACK_PLACES = {1: "cpu", 2: "cuda:{}", 3: "cpu", 10: "hip:{}", 11: "cpu", 13: "managed"}
+
+
+def dlpack_numbers() -> dict[str, int]:
+    """A number below 64 for each dtype that DLPack has: its code times 4 and the binary logarithm of its bytes."""
+    return {name: code * 4 + (bits // 8).bit_length() - 1 for (code, bits), name in _DLPACK_CODES.items()}
 
 
 def dtype_name(dtype: object) -> str | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from trlaunch.cuda.context import INVALID_CONTEXT, Contexts
+from trlaunch.cuda.direct import Addresses, DirectLaunch
 from trlaunch.cuda.module import Entry, Module
 from trlaunch.cuda.status import UNKNOWN_STATUS, Calls, load_bindings
 from trlaunch.driver import Device, DeviceProperties, Function, LaunchConfig, PackedArguments
@@ -135,21 +136,22 @@ class CudaDriver:
     """
 
     name = "cuda"
+    direct_launch: ClassVar[type[DirectLaunch]] = DirectLaunch
 
     _instance: ClassVar[CudaDriver | None] = None
     _instance_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
         self._cuda = load_bindings()
-        self._calls = Calls(self._cuda)
-        self._contexts = Contexts(self._calls)
+        self.calls = Calls(self._cuda)
+        self.contexts = Contexts(self.calls)
         self._lock = threading.Lock()
         self._modules: weakref.WeakValueDictionary[tuple[bytes, bool], Module] = weakref.WeakValueDictionary()
         self._properties: dict[int, DeviceProperties] = {}
         self._pools: dict[int, Any] = {}
-        self._parameters = _ParameterBuffer()
-        self._pointer_query = _PointerQuery(self._calls.address("cuPointerGetAttributes"))
-        self._launch_config = functools.lru_cache(maxsize=1024)(self._make_launch_config)
+        self.parameters = _ParameterBuffer()
+        self._pointer_query = _PointerQuery(self.calls.address("cuPointerGetAttributes"))
+        self.launch_config = functools.lru_cache(maxsize=1024)(self._make_launch_config)
 
     @classmethod
     def instance(cls) -> CudaDriver:
@@ -161,7 +163,7 @@ class CudaDriver:
 
     def device_count(self) -> int:
         """Number of devices that the driver shows this process."""
-        return len(self._contexts.devices)
+        return len(self.contexts.devices)
 
     def properties(self, ordinal: int) -> DeviceProperties:
         """Name, compute capability and limits of a device.
@@ -173,14 +175,14 @@ class CudaDriver:
         """
         if ordinal in self._properties:
             return self._properties[ordinal]
-        device = self._contexts.device(ordinal)
+        device = self.contexts.device(ordinal)
         attribute = self._cuda.CUdevice_attribute
         of = {
-            name: self._calls("cuDeviceGetAttribute", getattr(attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), device)
+            name: self.calls("cuDeviceGetAttribute", getattr(attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), device)
             for name in _LIMITS
         }
         major, minor = of["COMPUTE_CAPABILITY_MAJOR"], of["COMPUTE_CAPABILITY_MINOR"]
-        name = self._calls("cuDeviceGetName", 256, device)
+        name = self.calls("cuDeviceGetName", 256, device)
         self._properties[ordinal] = properties = DeviceProperties(
             device=Device(self.name, ordinal),
             name=name.split(b"\0", 1)[0].decode(errors="replace"),
@@ -191,14 +193,14 @@ class CudaDriver:
             max_grid=(of["MAX_GRID_DIM_X"], of["MAX_GRID_DIM_Y"], of["MAX_GRID_DIM_Z"]),
             multiprocessors=of["MULTIPROCESSOR_COUNT"],
             supports_clusters=major >= 9,
-            driver_version=self._calls.driver_version,
+            driver_version=self.calls.driver_version,
         )
         return properties
 
     def current_device(self) -> int:
         """Ordinal of the device whose context is current in this thread; 0 when none is."""
-        context_id = self._contexts.current_id()
-        return 0 if context_id is None else self._contexts.ordinal_of(context_id)
+        context_id = self.contexts.current_id()
+        return 0 if context_id is None else self.contexts.ordinal_of(context_id)
 
     def load(self, image: Image, kernel: str, ordinal: int) -> Function:
         """Load `image` on a device and find `kernel` in it.
@@ -217,9 +219,9 @@ class CudaDriver:
         with self._lock:
             module = self._modules.get(key)
             if module is None:
-                module = self._modules[key] = Module(self._contexts, *key)
+                module = self._modules[key] = Module(self.contexts, *key)
         handle = module.kernel(kernel, ordinal)
-        with self._contexts.use(ordinal) as context_id:
+        with self.contexts.use(ordinal) as context_id:
             module.entry(handle, context_id)
         return Function(Device(self.name, ordinal), kernel, handle, module)
 
@@ -231,7 +233,7 @@ class CudaDriver:
         DriverError
             It is more than the device has beside the kernel's static shared memory; the message gives the numbers.
         """
-        with self._contexts.use(function.device.ordinal) as context_id:
+        with self.contexts.use(function.device.ordinal) as context_id:
             function.module.allow_shared(function.module.entry(function.handle, context_id), shared)
         function.handle.shared = max(function.handle.shared, shared)
 
@@ -245,10 +247,10 @@ class CudaDriver:
             ``max_threads`` (per block), ``binary_version`` and ``ptx_version`` (90 for 9.0).
         """
         attribute = self._cuda.CUfunction_attribute
-        with self._contexts.use(function.device.ordinal) as context_id:
+        with self.contexts.use(function.device.ordinal) as context_id:
             loaded = function.module.entry(function.handle, context_id).function
             return {
-                key: int(self._calls("cuFuncGetAttribute", getattr(attribute, f"CU_FUNC_ATTRIBUTE_{name}"), loaded))
+                key: int(self.calls("cuFuncGetAttribute", getattr(attribute, f"CU_FUNC_ATTRIBUTE_{name}"), loaded))
                 for key, name in _RESOURCES.items()
             }
 
@@ -259,11 +261,11 @@ class CudaDriver:
         driver counts clusters on the device, and some multiprocessors may be left over.
         """
         ctas = math.prod(config.cluster)
-        with self._contexts.use(function.device.ordinal) as context_id:
+        with self.contexts.use(function.device.ordinal) as context_id:
             entry = function.module.entry(function.handle, context_id)
             if ctas == 1:
                 return int(
-                    self._calls(
+                    self.calls(
                         "cuOccupancyMaxActiveBlocksPerMultiprocessor",
                         entry.function,
                         math.prod(config.block),
@@ -272,7 +274,7 @@ class CudaDriver:
                 )
             if ctas > PORTABLE_CLUSTER:
                 function.module.allow_non_portable_cluster(entry)
-            clusters = self._calls("cuOccupancyMaxActiveClusters", entry.function, self._launch_config(config))
+            clusters = self.calls("cuOccupancyMaxActiveClusters", entry.function, self.launch_config(config))
         fitting = int(clusters) * ctas
         return max(1, fitting // self.properties(function.device.ordinal).multiprocessors) if fitting else 0
 
@@ -284,27 +286,32 @@ class CudaDriver:
         DriverError
             The driver refuses the launch, or an earlier one failed.
         """
-        context_id = self._contexts.current_id()
+        context_id = self.contexts.current_id()
         # Entries are of this device only, so a context that has one needs no further question.
         entry = None if context_id is None else function.handle.entries.get(context_id)
         if entry is not None:
             self._launch(function, entry, config, arguments)
             return
-        with self._contexts.use_instead_of(context_id, function.device.ordinal) as context_id:
+        with self.contexts.use_instead_of(context_id, function.device.ordinal) as context_id:
             self._launch(function, function.module.entry(function.handle, context_id), config, arguments)
+
+    @functools.cached_property
+    def addresses(self) -> Addresses:
+        """Of the driver's functions that a launch calls."""
+        return Addresses.of(self)
 
     def _launch(self, function: Function, entry: Entry, config: LaunchConfig, arguments: PackedArguments) -> None:
         """Launch in the current context, whose `entry` is given."""
         if math.prod(config.cluster) > PORTABLE_CLUSTER and not entry.non_portable_cluster:
             function.module.allow_non_portable_cluster(entry)
-        launch_config = self._launch_config(config)
-        extra = self._parameters.fill(arguments.data)
+        launch_config = self.launch_config(config)
+        extra = self.parameters.fill(arguments.data)
         try:
             (status,) = self._cuda.cuLaunchKernelEx(launch_config, entry.function, None, extra)
         except UNKNOWN_STATUS as error:
-            raise self._calls.unknown("cuLaunchKernelEx", error) from error
+            raise self.calls.unknown("cuLaunchKernelEx", error) from error
         if status:
-            raise self._calls.error(
+            raise self.calls.error(
                 "cuLaunchKernelEx",
                 int(status),
                 f"launching {function.name!r} on {function.device} with {config} "
@@ -349,22 +356,22 @@ class CudaDriver:
 
     def synchronize(self, ordinal: int, stream: int = 0) -> None:
         """Wait until everything queued on the stream has run. A kernel that failed is reported here."""
-        with self._contexts.use(ordinal):
-            self._calls("cuStreamSynchronize", stream)
+        with self.contexts.use(ordinal):
+            self.calls("cuStreamSynchronize", stream)
 
     def allocate(self, nbytes: int, ordinal: int) -> int:
         """Address of `nbytes` of new device memory (of one byte, when none is asked for)."""
         if nbytes < 0:
             raise ArgumentError(f"cannot allocate {nbytes} bytes")
-        with self._contexts.use(ordinal), self._contexts.relaxed_capture():
+        with self.contexts.use(ordinal), self.contexts.relaxed_capture():
             return int(
-                self._calls("cuMemAlloc", max(nbytes, 1), detail=lambda: f"allocating {nbytes} bytes on cuda:{ordinal}")
+                self.calls("cuMemAlloc", max(nbytes, 1), detail=lambda: f"allocating {nbytes} bytes on cuda:{ordinal}")
             )
 
     def free(self, address: int, ordinal: int) -> None:
         """Give memory from `allocate` back."""
-        with self._contexts.use(ordinal), self._contexts.relaxed_capture():
-            self._calls("cuMemFree", address, detail=lambda: f"freeing {address:#x} on cuda:{ordinal}")
+        with self.contexts.use(ordinal), self.contexts.relaxed_capture():
+            self.calls("cuMemFree", address, detail=lambda: f"freeing {address:#x} on cuda:{ordinal}")
 
     def allocate_scratch(self, nbytes: int, align: int, ordinal: int, stream: int) -> int:
         """Address of memory usable by work queued on `stream` until `free_scratch` is queued there.
@@ -382,9 +389,9 @@ class CudaDriver:
                 f"cannot allocate {nbytes} bytes of scratch aligned to {align}: expected a size of at least 0 and "
                 f"an alignment that is a power of two up to {POOL_ALIGNMENT}"
             )
-        with self._contexts.use(ordinal):
+        with self.contexts.use(ordinal):
             return int(
-                self._calls(
+                self.calls(
                     "cuMemAllocFromPoolAsync",
                     max(nbytes, 1),
                     self._pool(ordinal),
@@ -395,14 +402,14 @@ class CudaDriver:
 
     def free_scratch(self, address: int, ordinal: int, stream: int) -> None:
         """Give scratch back once the work queued on `stream` so far has run."""
-        with self._contexts.use(ordinal):
-            self._calls("cuMemFreeAsync", address, stream)
+        with self.contexts.use(ordinal):
+            self.calls("cuMemFreeAsync", address, stream)
 
     def clear(self, address: int, nbytes: int, ordinal: int, stream: int) -> None:
         """Set memory to zero, in order on `stream`."""
         if nbytes:
-            with self._contexts.use(ordinal):
-                self._calls("cuMemsetD8Async", address, 0, nbytes, stream)
+            with self.contexts.use(ordinal):
+                self.calls("cuMemsetD8Async", address, 0, nbytes, stream)
 
     def _pool(self, ordinal: int) -> Any:
         """The device's memory pool for scratch, which never gives memory back to the system by itself."""
@@ -413,14 +420,14 @@ class CudaDriver:
                 wanted.allocType = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
                 wanted.handleTypes = cuda.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_NONE
                 wanted.location.type = cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
-                wanted.location.id = int(self._contexts.device(ordinal))
-                with self._contexts.relaxed_capture():
-                    pool = self._calls("cuMemPoolCreate", wanted)
+                wanted.location.id = int(self.contexts.device(ordinal))
+                with self.contexts.relaxed_capture():
+                    pool = self.calls("cuMemPoolCreate", wanted)
                     threshold = cuda.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
                     try:
-                        self._calls("cuMemPoolSetAttribute", pool, threshold, cuda.cuuint64_t(2**64 - 1))
+                        self.calls("cuMemPoolSetAttribute", pool, threshold, cuda.cuuint64_t(2**64 - 1))
                     except DriverError:
-                        self._calls("cuMemPoolDestroy", pool)
+                        self.calls("cuMemPoolDestroy", pool)
                         raise
                 self._pools[ordinal] = pool
             return self._pools[ordinal]
@@ -450,10 +457,10 @@ class CudaDriver:
     def _copy(self, call: str, target: Any, source: Any, data: memoryview, ordinal: int, stream: int) -> None:
         if not data.nbytes:
             return
-        with self._contexts.use(ordinal):
-            self._calls(call, target, source, data.nbytes, stream, detail=lambda: f"copying {data.nbytes} bytes")
+        with self.contexts.use(ordinal):
+            self.calls(call, target, source, data.nbytes, stream, detail=lambda: f"copying {data.nbytes} bytes")
             # From pinned memory the call returns before the bytes were read.
-            self._calls("cuStreamSynchronize", stream)
+            self.calls("cuStreamSynchronize", stream)
 
     def device_of_pointer(self, address: int) -> int | None:
         """Ordinal of the device that a pointer belongs to; ``None`` when the driver does not know the memory.
@@ -468,7 +475,7 @@ class CudaDriver:
         if status == INVALID_CONTEXT:  # the documented answer for memory that no context allocated or registered
             return None
         if status:
-            raise self._calls.error("cuPointerGetAttributes", status, f"asking about {address:#x}")
+            raise self.calls.error("cuPointerGetAttributes", status, f"asking about {address:#x}")
         # Unknown memory is answered with success and a memory type of 0.
         ordinal = query.ordinal.value
         return ordinal if query.memory_type.value and 0 <= ordinal < self.device_count() else None
@@ -477,14 +484,14 @@ class CudaDriver:
         """Make work queued on `stream` from now on wait for what is queued on `other`, without waiting here."""
         if stream == other:
             return
-        with self._contexts.use(ordinal):
-            event = self._calls("cuEventCreate", int(self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        with self.contexts.use(ordinal):
+            event = self.calls("cuEventCreate", int(self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING))
             try:
-                self._calls("cuEventRecord", event, other)
-                self._calls("cuStreamWaitEvent", stream, event, 0)
+                self.calls("cuEventRecord", event, other)
+                self.calls("cuStreamWaitEvent", stream, event, 0)
             finally:
                 # The driver keeps the event until it has been waited for.
-                self._calls("cuEventDestroy", event)
+                self.calls("cuEventDestroy", event)
 
     def encode_tensor_map(
         self,
@@ -535,8 +542,8 @@ class CudaDriver:
                 f"{swizzling.name} (innermost first)"
             )
 
-        with self._contexts.use(ordinal):
-            encoded = self._calls(
+        with self.contexts.use(ordinal):
+            encoded = self.calls(
                 "cuTensorMapEncodeTiled",
                 data_type,
                 rank,

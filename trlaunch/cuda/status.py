@@ -153,10 +153,10 @@ class Calls:
         status, *results = self._raw(call, args)
         return int(status), results[0]
 
-    def address(self, call: str) -> int:
-        """Address of a driver function, for the few that ``cuda.bindings`` does not wrap rightly."""
+    def address(self, call: str, flags: int = 0) -> int:
+        """Address of a driver function; `flags` are ``CUdriverProcAddress_flags``."""
         major, minor = MINIMUM_DRIVER
-        found, _ = self("cuGetProcAddress", call.encode(), major * 1000 + minor * 10, 0)
+        found, _ = self("cuGetProcAddress", call.encode(), major * 1000 + minor * 10, flags)
         return int(found)
 
     def _raw(self, call: str, args: tuple[Any, ...]) -> tuple[Any, ...]:

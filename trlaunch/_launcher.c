@@ -1,0 +1,1201 @@
+/*
+ * The launch path without the interpreter: arguments -> parameter buffer on the stack -> the driver's launch function.
+ *
+ * Nothing here explains an error. Whatever is not plainly right (a wrong type, a value out of range, a tensor on another
+ * device, an unknown keyword) is "unusual": the call is handed to the Python path, which raises or does it the long way.
+ * What a kernel takes is given by trlaunch/launching.py; driver functions are known by address, headers of no vendor are
+ * used. CUlaunchConfig is copied from one that cuda.bindings filled; only its grid and stream are changed, at offsets
+ * which launching.py has found in it.
+ *
+ * The GIL protects every object here and is released around the driver's launch, which waits when its queue is full.
+ * Free-threaded Python is not supported: the module declines to be imported there.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "parameter buffers are little-endian, and so must the host be"
+#endif
+
+enum {
+    MAX_PARAMETERS = 4096, /* bytes of the buffer on the stack; larger ones take the Python path */
+    CONFIG_BYTES = 64, MAX_PLANS = 32, MAX_ENTRIES = 8, MAX_GRIDS = 16, MAX_DEVICES = 4, MAX_TYPES = 4,
+    MAPS = 8, MAP_BYTES = 256, MAX_RANK = 5, MAX_DEPTH = 16
+};
+
+enum { POINTER, INTEGER, FP16, BF16, FP32, FP64, UNTYPED4, UNTYPED8, TENSOR_MAP };
+
+enum { UNUSUAL = 0, DONE = 1, FAILED = -1, ELSEWHERE = 2 };
+
+/* ---- DLPack 1.1 to 1.3 (dlpack.h) ---------------------------------------------------------------------------- */
+
+typedef struct {
+    void *data;
+    int32_t device_type, device_id;
+    int32_t ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+} DLTensor;
+
+typedef struct ExchangeHeader {
+    uint32_t major, minor;
+    struct ExchangeHeader *previous;
+} ExchangeHeader;
+
+typedef struct {
+    ExchangeHeader header;
+    void *allocate, *managed_from_object, *managed_to_object;
+    int (*tensor_from_object)(void *object, DLTensor *out); /* may be null */
+    int (*current_stream)(int device_type, int32_t device, void **out);
+} Exchange;
+
+_Static_assert(sizeof(DLTensor) == 48 && offsetof(DLTensor, byte_offset) == 40, "DLTensor of dlpack.h");
+_Static_assert(sizeof(Exchange) == 56, "DLPackExchangeAPI of dlpack.h");
+
+enum { EXCHANGE_MAJOR = 1, KDLCUDA = 2 };
+
+/* DLPack's code and bits as one small number, the bit of a mask: code * 4 + log2(bytes). -1: none. */
+static int dtype_of(uint8_t code, uint8_t bits, uint16_t lanes) {
+    int width = bits == 8 ? 0 : bits == 16 ? 1 : bits == 32 ? 2 : bits == 64 ? 3 : -1;
+    return width < 0 || code > 15 || lanes != 1 ? -1 : code * 4 + width;
+}
+
+/* ---- what the module was told -------------------------------------------------------------------------------- */
+
+/* Strong references that last as long as the process: the module cannot be unloaded. */
+static struct { PyTypeObject *type; const Exchange *api; } tensor_types[MAX_TYPES];
+static int tensor_type_count;
+static PyObject *tensor_dtypes;  /* dict: torch dtype -> number of dtype_of */
+static PyObject *tensor_stream;  /* torch's function: device ordinal -> handle */
+static PyTypeObject *pointer_type, *array_type, *descriptor_type;
+static PyTypeObject *foreign_descriptor_type; /* Triton's */
+static PyObject *stream_handle;  /* trlaunch.streams.handle */
+
+static PyObject *s_launches, *s_stream, *s_device, *s_address, *s_native, *s_data_ptr, *s_get_device, *s_dtype,
+    *s_tensor, *s_base, *s_shape, *s_strides, *s_block_shape, *s_padding, *s_tf32, *s_zero, *s_nan;
+
+/* ---- what a kernel takes on one device ----------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t address;
+    int32_t dtype, rank, nan, tf32;
+    int64_t shape[MAX_RANK], strides[MAX_RANK], block[MAX_RANK];
+} MapKey;
+
+typedef struct {
+    MapKey key;
+    int used, taken, start, size;
+    unsigned char bytes[MAP_BYTES];
+} Map;
+
+typedef struct {
+    int kind, offset, size;
+    int64_t low, divisibility;
+    uint64_t high, dtypes;
+    PyObject *name;
+    Map *maps;
+    int next_map;
+} Slot;
+
+typedef int (*launch_function)(const void *config, void *function, void **parameters, void **extra);
+typedef int (*identify_function)(void *context, unsigned long long *id);
+typedef int (*push_function)(void *context);
+typedef int (*pop_function)(void **context);
+
+typedef struct {
+    PyObject_HEAD
+    launch_function launch;
+    identify_function identify;
+    push_function push;
+    pop_function pop;
+    void *primary;
+    int no_context; /* the status that says that the thread has none */
+    unsigned char config[CONFIG_BYTES];
+    int config_size, grid_offset, stream_offset;
+    unsigned cluster[3], limit[3];
+    int listed; /* only grids that were found right before */
+    unsigned grids[MAX_GRIDS][3];
+    int grid_count, next_grid;
+    int device_type, ordinal;
+    int count, bytes;
+    Slot *slots;
+    struct { unsigned long long id; void *function; } entries[MAX_ENTRIES];
+    int entry_count;
+    unsigned long long strangers[MAX_ENTRIES]; /* contexts of other devices, 0 for none: the primary one is pushed */
+    int stranger_count;
+    PyObject *keep, *fail, *encode;
+} Plan;
+
+static PyTypeObject Plan_Type;
+
+static int plan_clear(Plan *self) {
+    Py_CLEAR(self->keep);
+    Py_CLEAR(self->fail);
+    Py_CLEAR(self->encode);
+    return 0;
+}
+
+static int plan_traverse(Plan *self, visitproc visit, void *arg) {
+    Py_VISIT(self->keep);
+    Py_VISIT(self->fail);
+    Py_VISIT(self->encode);
+    return 0;
+}
+
+static void plan_dealloc(Plan *self) {
+    PyObject_GC_UnTrack(self);
+    plan_clear(self);
+    for (int i = 0; i < self->count; i++) {
+        Py_XDECREF(self->slots[i].name);
+        PyMem_Free(self->slots[i].maps);
+    }
+    PyMem_Free(self->slots);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"slots", "bytes", "config", "grid_offset", "stream_offset", "functions", "primary",
+        "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", NULL};
+    PyObject *slots, *keep, *fail, *encode;
+    Py_buffer config;
+    unsigned long long launch, identify, push, pop, primary;
+    if (self->slots) {
+        PyErr_SetString(PyExc_TypeError, "a Plan is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKK)Ki(III)(III)p(ii)OOO", names, &PyList_Type, &slots,
+            &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop, &primary,
+            &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
+            &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep, &fail, &encode))
+        return -1;
+    int fits = config.len <= CONFIG_BYTES && self->grid_offset >= 0 && self->grid_offset + 12 <= config.len
+        && self->stream_offset >= 0 && self->stream_offset + 8 <= config.len
+        && self->bytes >= 0 && self->bytes <= MAX_PARAMETERS;
+    if (fits) memcpy(self->config, config.buf, config.len);
+    PyBuffer_Release(&config);
+    self->launch = (launch_function)(uintptr_t)launch;
+    self->identify = (identify_function)(uintptr_t)identify;
+    self->push = (push_function)(uintptr_t)push;
+    self->pop = (pop_function)(uintptr_t)pop;
+    self->primary = (void *)(uintptr_t)primary;
+    Py_ssize_t count = PyList_GET_SIZE(slots);
+    self->slots = PyMem_Calloc(count ? count : 1, sizeof(Slot));
+    if (!self->slots) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count && fits; i++) {
+        Slot *s = &self->slots[i];
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(slots, i), "iiiLKLKO", &s->kind, &s->offset, &s->size, &s->low, &s->high,
+                              &s->divisibility, &s->dtypes, &s->name)) {
+            s->name = NULL;
+            return -1;
+        }
+        Py_INCREF(s->name);
+        self->count++;
+        fits = s->offset >= 0 && s->size > 0 && s->offset + s->size <= self->bytes && s->divisibility > 0
+            && (s->kind == TENSOR_MAP || s->size <= 8);
+    }
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a Plan whose numbers do not fit together");
+        return -1;
+    }
+    self->keep = Py_NewRef(keep);
+    self->fail = Py_NewRef(fail);
+    self->encode = Py_NewRef(encode);
+    return 0;
+}
+
+/* The kernel in a context: another launch there needs no Python. */
+static PyObject *plan_add_entry(Plan *self, PyObject *args) {
+    unsigned long long id, function;
+    if (!PyArg_ParseTuple(args, "KK", &id, &function)) return NULL;
+    for (int i = 0; i < self->entry_count; i++) if (self->entries[i].id == id) Py_RETURN_NONE;
+    /* Full: the oldest goes. Identities are never used twice, so that it can only be missed, not mistaken. */
+    if (self->entry_count == MAX_ENTRIES)
+        memmove(&self->entries[0], &self->entries[1], sizeof self->entries[0] * --self->entry_count);
+    self->entries[self->entry_count].id = id;
+    self->entries[self->entry_count++].function = (void *)(uintptr_t)function;
+    Py_RETURN_NONE;
+}
+
+/* A context of another device, or 0 for none: launches under it push the primary context. */
+static PyObject *plan_add_stranger(Plan *self, PyObject *arg) {
+    unsigned long long id = PyLong_AsUnsignedLongLong(arg);
+    if (PyErr_Occurred()) return NULL;
+    for (int i = 0; i < self->stranger_count; i++) if (self->strangers[i] == id) Py_RETURN_NONE;
+    if (self->stranger_count == MAX_ENTRIES)
+        memmove(&self->strangers[0], &self->strangers[1], sizeof self->strangers[0] * --self->stranger_count);
+    self->strangers[self->stranger_count++] = id;
+    Py_RETURN_NONE;
+}
+
+static PyObject *plan_add_grid(Plan *self, PyObject *args) {
+    unsigned x, y, z;
+    if (!PyArg_ParseTuple(args, "III", &x, &y, &z)) return NULL;
+    unsigned *to = self->grids[self->next_grid];
+    to[0] = x, to[1] = y, to[2] = z;
+    self->next_grid = (self->next_grid + 1) % MAX_GRIDS;
+    if (self->grid_count < MAX_GRIDS) self->grid_count++;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef plan_methods[] = {
+    {"add_entry", (PyCFunction)plan_add_entry, METH_VARARGS, "Add a context's identity and the function in it."},
+    {"add_stranger", (PyCFunction)plan_add_stranger, METH_O, "Add the identity of a context of another device."},
+    {"add_grid", (PyCFunction)plan_add_grid, METH_VARARGS, "Add CTAs along x, y, z that were found right."},
+    {NULL, NULL, 0, NULL}};
+
+static PyMemberDef plan_members[] = {{"keep", T_OBJECT_EX, offsetof(Plan, keep), READONLY, NULL}, {NULL}};
+
+static PyTypeObject Plan_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "trlaunch._launcher.Plan",
+    .tp_doc = "What a kernel takes on one device, compiled.",
+    .tp_basicsize = sizeof(Plan),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)plan_init,
+    .tp_dealloc = (destructor)plan_dealloc,
+    .tp_traverse = (traverseproc)plan_traverse,
+    .tp_clear = (inquiry)plan_clear,
+    .tp_methods = plan_methods,
+    .tp_members = plan_members,
+};
+
+/* ---- the plans of a kernel ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    int fixed; /* the kernel was given its device */
+    int count;
+    Plan *plans[MAX_PLANS];
+    Plan *last;
+    struct { PyObject *key; Plan *plan; } devices[MAX_DEVICES]; /* what device= was, by identity */
+    int device_count, next_device;
+} Launches;
+
+static int launches_clear(Launches *self) {
+    self->last = NULL;
+    while (self->count) {
+        self->count--;
+        Py_CLEAR(self->plans[self->count]);
+    }
+    while (self->device_count) {
+        self->device_count--;
+        Py_CLEAR(self->devices[self->device_count].key);
+    }
+    return 0;
+}
+
+static int launches_traverse(Launches *self, visitproc visit, void *arg) {
+    for (int i = 0; i < self->count; i++) Py_VISIT(self->plans[i]);
+    for (int i = 0; i < self->device_count; i++) Py_VISIT(self->devices[i].key);
+    return 0;
+}
+
+static void launches_dealloc(Launches *self) {
+    PyObject_GC_UnTrack(self);
+    launches_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static int launches_init(Launches *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"fixed", NULL};
+    return PyArg_ParseTupleAndKeywords(args, keywords, "p", names, &self->fixed) ? 0 : -1;
+}
+
+static PyObject *launches_add(Launches *self, PyObject *args) {
+    Plan *plan;
+    int usual;
+    if (!PyArg_ParseTuple(args, "O!p", &Plan_Type, &plan, &usual)) return NULL;
+    if (self->count < MAX_PLANS) {
+        self->plans[self->count++] = (Plan *)Py_NewRef(plan);
+        if (usual) self->last = plan;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Launches with device= this very object go to the plan. */
+static PyObject *launches_add_device(Launches *self, PyObject *args) {
+    PyObject *key;
+    Plan *plan;
+    if (!PyArg_ParseTuple(args, "OO!", &key, &Plan_Type, &plan)) return NULL;
+    int known = 0;
+    for (int i = 0; i < self->count; i++) known |= self->plans[i] == plan;
+    if (known) {
+        int at = self->next_device;
+        PyObject *old = at < self->device_count ? self->devices[at].key : NULL;
+        self->devices[at].key = Py_NewRef(key);
+        self->devices[at].plan = plan;
+        if (self->device_count < MAX_DEVICES) self->device_count++;
+        self->next_device = (at + 1) % MAX_DEVICES;
+        Py_XDECREF(old);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef launches_methods[] = {
+    {"add", (PyCFunction)launches_add, METH_VARARGS, "add(plan, usual): of another device; for launches without device="},
+    {"add_device", (PyCFunction)launches_add_device, METH_VARARGS, "Add an object that stands for a plan's device."},
+    {NULL, NULL, 0, NULL}};
+
+static PyMemberDef launches_members[] = {{"fixed", T_INT, offsetof(Launches, fixed), READONLY, NULL}, {NULL}};
+
+static PyTypeObject Launches_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "trlaunch._launcher.Launches",
+    .tp_doc = "The plans of one kernel.",
+    .tp_basicsize = sizeof(Launches),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)launches_init,
+    .tp_dealloc = (destructor)launches_dealloc,
+    .tp_traverse = (traverseproc)launches_traverse,
+    .tp_clear = (inquiry)launches_clear,
+    .tp_methods = launches_methods,
+    .tp_members = launches_members,
+};
+
+/* ---- tensors ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t address;
+    int device_type, ordinal, dtype;
+    const int64_t *shape, *strides; /* null: not known here; valid while the object is */
+    int rank;
+    int is_torch;
+    const Exchange *api;
+} Tensor;
+
+static int unusual(void) {
+    PyErr_Clear();
+    return UNUSUAL;
+}
+
+/* torch's tensor by its Python methods, where the type has no exchange table. */
+static int read_by_methods(PyObject *object, Tensor *out) {
+    PyObject *number = PyObject_CallMethodNoArgs(object, s_data_ptr);
+    if (!number) return unusual();
+    out->address = PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
+    if (PyErr_Occurred() || !(number = PyObject_CallMethodNoArgs(object, s_get_device))) return unusual();
+    long ordinal = PyLong_AsLong(number);
+    Py_DECREF(number);
+    if (PyErr_Occurred() || ordinal < 0) return unusual();
+    PyObject *dtype = PyObject_GetAttr(object, s_dtype);
+    if (!dtype) return unusual();
+    PyObject *known = tensor_dtypes ? PyDict_GetItemWithError(tensor_dtypes, dtype) : NULL; /* borrowed */
+    Py_DECREF(dtype);
+    if (!known) return unusual();
+    out->dtype = (int)PyLong_AsLong(known);
+    out->ordinal = (int)ordinal;
+    out->device_type = KDLCUDA;
+    return DONE;
+}
+
+static int read_tensor(PyObject *object, Tensor *out) {
+    PyTypeObject *type = Py_TYPE(object);
+    out->shape = out->strides = NULL;
+    for (int i = 0; i < tensor_type_count; i++) {
+        if (tensor_types[i].type != type) continue;
+        out->is_torch = 1;
+        out->api = tensor_types[i].api;
+        if (!out->api) return read_by_methods(object, out) && out->address ? DONE : UNUSUAL;
+        DLTensor view;
+        if (out->api->tensor_from_object(object, &view)) return unusual();
+        out->address = (uint64_t)(uintptr_t)view.data + view.byte_offset;
+        out->device_type = view.device_type;
+        out->ordinal = view.device_id;
+        out->dtype = dtype_of(view.code, view.bits, view.lanes);
+        out->shape = view.shape;
+        out->strides = view.strides;
+        out->rank = view.ndim;
+        return view.data && out->dtype >= 0 ? DONE : UNUSUAL;
+    }
+    if (type == array_type) {
+        out->is_torch = 0;
+        out->api = NULL;
+        PyObject *native = PyObject_GetAttr(object, s_native); /* (address, DLPack device type, ordinal, dtype) */
+        if (!native) return unusual();
+        int fits = PyTuple_CheckExact(native) && PyTuple_GET_SIZE(native) == 4;
+        if (fits) {
+            out->address = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(native, 0));
+            out->device_type = (int)PyLong_AsLong(PyTuple_GET_ITEM(native, 1));
+            out->ordinal = (int)PyLong_AsLong(PyTuple_GET_ITEM(native, 2));
+            out->dtype = (int)PyLong_AsLong(PyTuple_GET_ITEM(native, 3));
+        }
+        Py_DECREF(native);
+        if (PyErr_Occurred()) return unusual();
+        return fits && out->address && out->dtype >= 0 ? DONE : UNUSUAL;
+    }
+    return UNUSUAL;
+}
+
+/* ---- packing ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    Plan *plan;
+    unsigned char *data;
+    int position;
+    int choosing; /* the first tensor decides on the device */
+    int located, wanted, is_torch;
+    const Exchange *api;
+} Packing;
+
+static int accept_place(Packing *p, const Tensor *t) {
+    if (t->device_type != p->plan->device_type) return UNUSUAL;
+    if (t->ordinal != p->plan->ordinal) {
+        if (!p->choosing || p->located) return UNUSUAL;
+        p->wanted = t->ordinal;
+        return ELSEWHERE;
+    }
+    p->located = 1;
+    if (t->is_torch) {
+        p->is_torch = 1;
+        p->api = t->api;
+    }
+    return DONE;
+}
+
+static int place_address(Packing *p, const Slot *s, uint64_t address) {
+    if (s->divisibility > 1 && address % (uint64_t)s->divisibility) return UNUSUAL;
+    memcpy(p->data + s->offset, &address, 8);
+    p->position++;
+    return DONE;
+}
+
+static int place_pointer(Packing *p, const Slot *s, PyObject *value) {
+    if (Py_TYPE(value) == pointer_type) {
+        PyObject *number = PyObject_GetAttr(value, s_address);
+        if (!number) return unusual();
+        uint64_t address = PyLong_AsUnsignedLongLong(number);
+        Py_DECREF(number);
+        return PyErr_Occurred() ? unusual() : place_address(p, s, address);
+    }
+    Tensor t;
+    if (!read_tensor(value, &t)) return UNUSUAL;
+    int found = accept_place(p, &t);
+    if (found != DONE) return found;
+    return s->dtypes >> t.dtype & 1 ? place_address(p, s, t.address) : UNUSUAL;
+}
+
+static int place_integer(Packing *p, const Slot *s, PyObject *value) {
+    if (!PyLong_Check(value)) return UNUSUAL;
+    int overflow;
+    int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow < 0) return UNUSUAL;
+    if (overflow) {
+        uint64_t large = PyLong_AsUnsignedLongLong(value);
+        if (PyErr_Occurred()) return unusual();
+        if (large > s->high || large % (uint64_t)s->divisibility) return UNUSUAL;
+        number = (int64_t)large;
+    } else if (number < 0 ? number < s->low : (uint64_t)number > s->high) {
+        return UNUSUAL;
+    } else if (s->divisibility > 1 && number % s->divisibility) {
+        return UNUSUAL;
+    }
+    switch (s->size) {
+    case 4: memcpy(p->data + s->offset, &number, 4); break;
+    case 8: memcpy(p->data + s->offset, &number, 8); break;
+    default: memcpy(p->data + s->offset, &number, s->size);
+    }
+    p->position++;
+    return DONE;
+}
+
+/* Once to nearest even: fp32 made sticky on the way, as trlaunch.scalars.bfloat16_bits does. */
+static uint16_t bfloat16(double value) {
+    float single = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &single, 4);
+    if ((double)single != value && (bits & 0x7F800000) != 0x7F800000) {
+        float magnitude = single < 0 ? -single : single;
+        if ((double)magnitude > (value < 0 ? -value : value)) bits--;
+        bits |= 1;
+    }
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+static int place_float(Packing *p, const Slot *s, int kind, PyObject *value) {
+    double number;
+    if (PyFloat_Check(value)) {
+        number = PyFloat_AS_DOUBLE(value);
+    } else if (PyLong_Check(value)) {
+        number = PyLong_AsDouble(value);
+        if (PyErr_Occurred()) return unusual();
+    } else {
+        return UNUSUAL;
+    }
+    if (number != number) return UNUSUAL; /* which NaN it becomes is for one place to decide */
+    unsigned char *to = p->data + s->offset;
+    if (kind == FP32) {
+        float single = (float)number;
+        memcpy(to, &single, 4);
+    } else if (kind == FP64) {
+        memcpy(to, &number, 8);
+    } else if (kind == BF16) {
+        uint16_t bits = bfloat16(number);
+        memcpy(to, &bits, 2);
+    } else {
+#if PY_VERSION_HEX >= 0x030B0000
+        if (PyFloat_Pack2(number, (char *)to, 1)) return unusual();
+#else
+        if (_PyFloat_Pack2(number, to, 1)) return unusual();
+#endif
+    }
+    p->position++;
+    return DONE;
+}
+
+/* ---- tensor descriptors -------------------------------------------------------------------------------------- */
+
+/* Ints of a list or tuple; 0 when it is something else. */
+static int read_numbers(PyObject *owner, PyObject *name, int64_t *out, int *rank, const int64_t *otherwise) {
+    PyObject *value = PyObject_GetAttr(owner, name);
+    if (!value) return unusual();
+    int fits = 1;
+    if (value == Py_None && otherwise) {
+        memcpy(out, otherwise, sizeof *out * *rank);
+    } else if ((PyList_CheckExact(value) || PyTuple_CheckExact(value)) && PySequence_Fast_GET_SIZE(value) <= MAX_RANK
+               && (*rank < 0 || PySequence_Fast_GET_SIZE(value) == *rank)) {
+        *rank = (int)PySequence_Fast_GET_SIZE(value);
+        for (int i = 0; i < *rank && fits; i++) {
+            PyObject *item = PySequence_Fast_GET_ITEM(value, i);
+            fits = PyLong_CheckExact(item);
+            if (fits) out[i] = PyLong_AsLongLong(item);
+        }
+        if (PyErr_Occurred()) fits = unusual();
+    } else {
+        fits = 0;
+    }
+    Py_DECREF(value);
+    return fits;
+}
+
+static int read_flags(PyObject *object, MapKey *key, int optional) {
+    PyObject *padding = PyObject_GetAttr(object, s_padding);
+    if (!padding) {
+        if (!optional) return unusual();
+        PyErr_Clear();
+    } else {
+        int known = padding == s_zero || (PyUnicode_CheckExact(padding) && !PyUnicode_Compare(padding, s_zero));
+        if (!known) {
+            key->nan = known = PyUnicode_CheckExact(padding) && !PyUnicode_Compare(padding, s_nan);
+        }
+        Py_DECREF(padding);
+        if (!known) return UNUSUAL;
+    }
+    PyObject *tf32 = PyObject_GetAttr(object, s_tf32);
+    if (!tf32) {
+        if (!optional) return unusual();
+        PyErr_Clear();
+        return DONE;
+    }
+    int plain = tf32 == Py_True || tf32 == Py_False;
+    key->tf32 = tf32 == Py_True;
+    Py_DECREF(tf32);
+    return plain;
+}
+
+/* Python checks and encodes it, once for these numbers: (slots, first byte, bytes), or None when it is unusual. */
+static Map *encode_map(Packing *p, Slot *s, PyObject *descriptor, const MapKey *key) {
+    PyObject *made = PyObject_CallFunction(p->plan->encode, "iO", p->position, descriptor);
+    if (!made) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Map *map = NULL;
+    int taken, start;
+    Py_buffer bytes;
+    if (made != Py_None && PyArg_ParseTuple(made, "iiy*", &taken, &start, &bytes)) {
+        if (!s->maps) s->maps = PyMem_Calloc(MAPS, sizeof(Map));
+        if (s->maps && bytes.len <= MAP_BYTES && start >= 0 && start + bytes.len <= p->plan->bytes && taken > 0
+            && p->position + taken <= p->plan->count) {
+            map = &s->maps[s->next_map];
+            s->next_map = (s->next_map + 1) % MAPS;
+            map->key = *key;
+            map->used = 1, map->taken = taken, map->start = start, map->size = (int)bytes.len;
+            memcpy(map->bytes, bytes.buf, bytes.len);
+        }
+        PyBuffer_Release(&bytes);
+    }
+    Py_DECREF(made);
+    PyErr_Clear();
+    return map;
+}
+
+static int place_descriptor(Packing *p, Slot *s, PyObject *value) {
+    int foreign = Py_TYPE(value) == foreign_descriptor_type;
+    PyObject *base = PyObject_GetAttr(value, foreign ? s_base : s_tensor);
+    if (!base) return unusual();
+    Tensor t;
+    MapKey key;
+    memset(&key, 0, sizeof key);
+    int found = read_tensor(base, &t);
+    if (found == DONE) found = accept_place(p, &t);
+    if (found == DONE) {
+        int rank = t.shape && t.rank <= MAX_RANK ? t.rank : -1;
+        int same = rank;
+        key.address = t.address;
+        key.dtype = t.dtype;
+        /* With a shape of its own the descriptor's rank is that shape's. */
+        int own = -1;
+        found = read_numbers(value, s_block_shape, key.block, &own, NULL)
+            && read_numbers(value, s_shape, key.shape, rank < 0 ? &own : &same, rank < 0 ? NULL : t.shape);
+        (void)own;
+        if (!found && rank >= 0) {
+            int any = own;
+            found = read_numbers(value, s_shape, key.shape, &any, NULL);
+            same = any;
+        }
+        if (rank < 0) same = own;
+        if (found) {
+            int matching = same == rank && t.strides != NULL;
+            found = same == own && read_numbers(value, s_strides, key.strides, &same, matching ? t.strides : NULL);
+        }
+        key.rank = same;
+        if (found) found = read_flags(value, &key, foreign);
+    }
+    Py_DECREF(base);
+    if (found != DONE) return found;
+    Map *map = NULL;
+    for (int i = 0; s->maps && i < MAPS && !map; i++)
+        if (s->maps[i].used && !memcmp(&s->maps[i].key, &key, sizeof key)) map = &s->maps[i];
+    if (!map && !(map = encode_map(p, s, value, &key))) return UNUSUAL;
+    memcpy(p->data + map->start, map->bytes, map->size);
+    p->position += map->taken;
+    return DONE;
+}
+
+static int place(Packing *p, PyObject *value, int depth) {
+    if (PyTuple_Check(value) || PyList_Check(value)) {
+        if (depth >= MAX_DEPTH) return UNUSUAL;
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); i++) {
+            PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(value, i));
+            int found = place(p, item, depth + 1);
+            Py_DECREF(item);
+            if (found != DONE) return found;
+        }
+        return DONE;
+    }
+    if (p->position >= p->plan->count) return UNUSUAL;
+    Slot *s = &p->plan->slots[p->position];
+    PyTypeObject *type = Py_TYPE(value);
+    if (type == descriptor_type || type == foreign_descriptor_type) return place_descriptor(p, s, value);
+    switch (s->kind) {
+    case POINTER: return place_pointer(p, s, value);
+    case INTEGER: return place_integer(p, s, value);
+    case FP16: case BF16: case FP32: case FP64: return place_float(p, s, s->kind, value);
+    case UNTYPED4: return PyFloat_Check(value) ? place_float(p, s, FP32, value) : place_integer(p, s, value);
+    case UNTYPED8: return PyLong_Check(value) ? place_integer(p, s, value) : place_pointer(p, s, value);
+    default: return UNUSUAL;
+    }
+}
+
+static int same_name(PyObject *a, PyObject *b) {
+    return a == b || (PyUnicode_CheckExact(b) && !PyUnicode_Compare(a, b));
+}
+
+/* ---- one launch ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    unsigned programs[3];
+    int has_stream;
+    uint64_t stream;
+    PyObject *device;
+    PyObject *const *args;
+    Py_ssize_t count;
+    PyObject *const *named;
+    PyObject *names; /* tuple or null; stream and device are among them */
+} Call;
+
+static int is_setting(PyObject *name) { return same_name(s_stream, name) || same_name(s_device, name); }
+
+static int pack_named(Packing *p, const Call *call, int settings) {
+    Py_ssize_t left = PyTuple_GET_SIZE(call->names) - settings;
+    while (p->position < p->plan->count) {
+        PyObject *wanted = p->plan->slots[p->position].name;
+        Py_ssize_t i = 0, count = PyTuple_GET_SIZE(call->names);
+        if (wanted == Py_None) return UNUSUAL;
+        while (i < count && !same_name(wanted, PyTuple_GET_ITEM(call->names, i))) i++;
+        if (i == count || (settings && is_setting(wanted))) return UNUSUAL;
+        PyObject *value = call->named[i];
+        if (PyTuple_Check(value) || PyList_Check(value)) return UNUSUAL;
+        int found = place(p, value, 0);
+        if (found != DONE) return found;
+        left--;
+    }
+    return left == 0;
+}
+
+static int pack(Packing *p, const Call *call) {
+    int settings = 0;
+    for (Py_ssize_t i = 0; i < call->count; i++) {
+        int found = place(p, call->args[i], 0);
+        if (found != DONE) return found;
+    }
+    if (call->names) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(call->names); i++)
+            settings += is_setting(PyTuple_GET_ITEM(call->names, i));
+        return pack_named(p, call, settings);
+    }
+    return p->position == p->plan->count;
+}
+
+static void *entry_of(const Plan *plan, unsigned long long id) {
+    for (int i = 0; i < plan->entry_count; i++)
+        if (plan->entries[i].id == id) return plan->entries[i].function;
+    return NULL;
+}
+
+static int fail(Plan *plan, const char *what, int status, const unsigned *ctas, uint64_t stream) {
+    PyObject *answer = PyObject_CallFunction(plan->fail, "si(III)K", what, status, ctas[0], ctas[1], ctas[2],
+                                             (unsigned long long)stream);
+    Py_XDECREF(answer);
+    if (!PyErr_Occurred()) PyErr_Format(PyExc_SystemError, "%s failed with %d", what, status);
+    return FAILED;
+}
+
+static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launches *launches) {
+    unsigned ctas[3];
+    for (int i = 0; i < 3; i++) {
+        uint64_t count = (uint64_t)call->programs[i] * plan->cluster[i];
+        if (count > plan->limit[i]) return UNUSUAL;
+        ctas[i] = (unsigned)count;
+    }
+    if (plan->listed) {
+        int i = 0;
+        while (i < plan->grid_count && memcmp(plan->grids[i], ctas, sizeof ctas)) i++;
+        if (i == plan->grid_count) return UNUSUAL;
+    }
+    unsigned long long id = 0;
+    int status = plan->identify(NULL, &id);
+    if (status == plan->no_context) id = 0;
+    else if (status) return UNUSUAL;
+    void *function = id ? entry_of(plan, id) : NULL;
+    int pushed = 0;
+    if (p->choosing && !p->located) { /* the thread's own device it is then */
+        for (int i = 0; i < launches->count && !function; i++)
+            if (id ? entry_of(launches->plans[i], id) != NULL : launches->plans[i]->ordinal == 0) *other = launches->plans[i];
+        if (*other && *other != plan) return ELSEWHERE;
+        if (!function && !*other) return UNUSUAL;
+    }
+    if (!function) {
+        int i = 0;
+        while (i < plan->stranger_count && plan->strangers[i] != id) i++;
+        if (i == plan->stranger_count) return UNUSUAL;
+        if (plan->push(plan->primary)) return UNUSUAL;
+        pushed = 1;
+        if (plan->identify(NULL, &id) || !(function = entry_of(plan, id))) {
+            void *popped;
+            status = plan->pop(&popped);
+            return status ? fail(plan, "cuCtxPopCurrent", status, ctas, call->stream) : UNUSUAL;
+        }
+    }
+    uint64_t stream = call->stream;
+    if (!call->has_stream && p->is_torch) {
+        void *current = NULL;
+        int found = 1;
+        if (p->api) {
+            found = !p->api->current_stream(plan->device_type, plan->ordinal, &current);
+            stream = (uint64_t)(uintptr_t)current;
+        } else {
+            PyObject *ordinal = PyLong_FromLong(plan->ordinal);
+            PyObject *number = ordinal && tensor_stream ? PyObject_CallOneArg(tensor_stream, ordinal) : NULL;
+            Py_XDECREF(ordinal);
+            stream = number ? PyLong_AsUnsignedLongLong(number) : 0;
+            found = number && !PyErr_Occurred();
+            Py_XDECREF(number);
+        }
+        if (!found) {
+            PyErr_Clear();
+            void *popped;
+            status = pushed ? plan->pop(&popped) : 0;
+            return status ? fail(plan, "cuCtxPopCurrent", status, ctas, stream) : UNUSUAL;
+        }
+    }
+    _Alignas(16) unsigned char config[CONFIG_BYTES];
+    memcpy(config, plan->config, CONFIG_BYTES);
+    memcpy(config + plan->grid_offset, ctas, sizeof ctas);
+    memcpy(config + plan->stream_offset, &stream, 8);
+    size_t bytes = (size_t)plan->bytes;
+    /* CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END (cuda.h); HIP has the same */
+    void *extra[] = {(void *)1, p->data, (void *)2, &bytes, NULL};
+    int popping = 0;
+    Py_INCREF(plan);
+    Py_BEGIN_ALLOW_THREADS
+    status = plan->launch(config, function, NULL, bytes ? extra : NULL);
+    if (pushed) {
+        void *popped;
+        popping = plan->pop(&popped);
+    }
+    Py_END_ALLOW_THREADS
+    int result = DONE;
+    if (status) result = fail(plan, "cuLaunchKernelEx", status, ctas, stream);
+    else if (popping) result = fail(plan, "cuCtxPopCurrent", popping, ctas, stream);
+    Py_DECREF(plan);
+    return result;
+}
+
+static int launch(Launches *launches, const Call *call) {
+    Plan *plan = launches->last;
+    int choosing = !launches->fixed;
+    if (call->device) {
+        plan = NULL;
+        for (int i = 0; i < launches->device_count; i++)
+            if (launches->devices[i].key == call->device) plan = launches->devices[i].plan;
+        choosing = 0;
+    }
+    if (!plan) return UNUSUAL;
+    _Alignas(64) unsigned char data[MAX_PARAMETERS];
+    for (int attempt = 0; attempt < 2; attempt++) {
+        Packing p = {plan, data, 0, choosing && !attempt, 0, -1, 0, NULL};
+        memset(data, 0, plan->bytes);
+        Plan *other = NULL;
+        int found = pack(&p, call);
+        if (found == DONE) {
+            if (attempt && choosing) p.located = 1;
+            found = queue(plan, call, &p, &other, launches);
+        }
+        if (found != ELSEWHERE) {
+            if (found == DONE && !call->device) launches->last = plan;
+            return found;
+        }
+        for (int i = 0; !other && i < launches->count; i++)
+            if (launches->plans[i]->ordinal == p.wanted) other = launches->plans[i];
+        if (!other) return UNUSUAL;
+        plan = other;
+    }
+    return UNUSUAL;
+}
+
+static int read_size(PyObject *value, unsigned *out) {
+    if (!PyLong_CheckExact(value)) return 0;
+    int overflow;
+    long number = PyLong_AsLongAndOverflow(value, &overflow);
+    if (overflow || number < 1 || number > 0x7FFFFFFF) return 0; /* an empty grid is not launched */
+    *out = (unsigned)number;
+    return 1;
+}
+
+static int read_grid(PyObject *grid, unsigned *out) {
+    out[0] = out[1] = out[2] = 1;
+    if (PyLong_CheckExact(grid)) return read_size(grid, out);
+    if (!PyTuple_CheckExact(grid) && !PyList_CheckExact(grid)) return 0;
+    Py_ssize_t axes = PySequence_Fast_GET_SIZE(grid);
+    if (axes < 1 || axes > 3) return 0;
+    for (Py_ssize_t i = 0; i < axes; i++) if (!read_size(PySequence_Fast_GET_ITEM(grid, i), &out[i])) return 0;
+    return 1;
+}
+
+static int read_stream(PyObject *stream, Call *call) {
+    if (stream == Py_None) return 1;
+    PyObject *number = PyLong_CheckExact(stream) ? Py_NewRef(stream)
+        : stream_handle ? PyObject_CallOneArg(stream_handle, stream) : NULL;
+    call->stream = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    Py_XDECREF(number);
+    if (!number || PyErr_Occurred()) return unusual();
+    return call->has_stream = 1;
+}
+
+static int read_settings(Call *call) {
+    for (Py_ssize_t i = 0; call->names && i < PyTuple_GET_SIZE(call->names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(call->names, i);
+        if (same_name(s_stream, name)) {
+            if (!read_stream(call->named[i], call)) return 0;
+        } else if (same_name(s_device, name) && call->named[i] != Py_None) {
+            call->device = call->named[i];
+        }
+    }
+    return 1;
+}
+
+/* ---- Kernel.launch ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *wrapped;
+} Method;
+
+static PyObject *method_call(Method *self, PyObject *const *args, size_t flags, PyObject *names) {
+    Py_ssize_t count = PyVectorcall_NARGS(flags);
+    if (count >= 2) { /* the kernel and the grid */
+        PyObject *launches = PyObject_GetAttr(args[0], s_launches);
+        if (!launches) {
+            PyErr_Clear();
+        } else {
+            int found = UNUSUAL;
+            if (Py_TYPE(launches) == &Launches_Type && ((Launches *)launches)->last) {
+                Call call = {.args = args + 2, .count = count - 2, .named = args + count, .names = names};
+                if (read_grid(args[1], call.programs) && read_settings(&call))
+                    found = launch((Launches *)launches, &call);
+            }
+            Py_DECREF(launches);
+            if (found == FAILED) return NULL;
+            if (found == DONE) Py_RETURN_NONE;
+        }
+    }
+    return PyObject_Vectorcall(self->wrapped, args, flags, names);
+}
+
+static PyObject *method_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    PyObject *wrapped;
+    static char *names[] = {"function", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &wrapped)) return NULL;
+    Method *self = (Method *)type->tp_alloc(type, 0);
+    if (self) {
+        self->vectorcall = (vectorcallfunc)method_call;
+        self->wrapped = Py_NewRef(wrapped);
+    }
+    return (PyObject *)self;
+}
+
+static int method_traverse(Method *self, visitproc visit, void *arg) {
+    Py_VISIT(self->wrapped);
+    return 0;
+}
+
+static int method_clear(Method *self) {
+    Py_CLEAR(self->wrapped);
+    return 0;
+}
+
+static void method_dealloc(Method *self) {
+    PyObject_GC_UnTrack(self);
+    method_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *method_get(PyObject *self, PyObject *owner, PyObject *type) {
+    (void)type;
+    return owner && owner != Py_None ? PyMethod_New(self, owner) : Py_NewRef(self);
+}
+
+/* Name, docstring, annotations are the function's. */
+static PyObject *method_attribute(Method *self, PyObject *name) {
+    static const char *const own[] = {"__class__", "__call__", "__get__", NULL};
+    for (int i = 0; own[i]; i++)
+        if (PyUnicode_CompareWithASCIIString(name, own[i]) == 0) return PyObject_GenericGetAttr((PyObject *)self, name);
+    if (PyUnicode_CompareWithASCIIString(name, "__wrapped__") == 0) return Py_NewRef(self->wrapped);
+    return PyObject_GetAttr(self->wrapped, name);
+}
+
+static PyTypeObject Method_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "trlaunch._launcher.Method",
+    .tp_doc = "A method that launches natively, and calls the function it was made from where it cannot.",
+    .tp_basicsize = sizeof(Method),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .tp_vectorcall_offset = offsetof(Method, vectorcall),
+    .tp_call = PyVectorcall_Call,
+    .tp_new = method_new,
+    .tp_dealloc = (destructor)method_dealloc,
+    .tp_traverse = (traverseproc)method_traverse,
+    .tp_clear = (inquiry)method_clear,
+    .tp_descr_get = method_get,
+    .tp_getattro = (getattrofunc)method_attribute,
+};
+
+/* ---- a kernel bound to a grid -------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *launches, *slow, *device;
+    Call call;
+    int usual;
+} Bound;
+
+static PyObject *bound_call(Bound *self, PyObject *const *args, size_t flags, PyObject *names) {
+    if (self->usual && ((Launches *)self->launches)->last) {
+        Call call = self->call;
+        call.args = args;
+        call.count = PyVectorcall_NARGS(flags);
+        call.named = args + call.count;
+        call.names = names;
+        int settings = 0; /* they were bound: the Python path says so */
+        for (Py_ssize_t i = 0; names && i < PyTuple_GET_SIZE(names); i++)
+            settings |= is_setting(PyTuple_GET_ITEM(names, i));
+        int found = settings ? UNUSUAL : launch((Launches *)self->launches, &call);
+        if (found == FAILED) return NULL;
+        if (found == DONE) Py_RETURN_NONE;
+    }
+    return PyObject_Vectorcall(self->slow, args, flags, names);
+}
+
+static int bound_traverse(Bound *self, visitproc visit, void *arg) {
+    Py_VISIT(self->launches);
+    Py_VISIT(self->slow);
+    Py_VISIT(self->device);
+    return 0;
+}
+
+static int bound_clear(Bound *self) {
+    self->usual = 0;
+    Py_CLEAR(self->launches);
+    Py_CLEAR(self->slow);
+    Py_CLEAR(self->device);
+    return 0;
+}
+
+static void bound_dealloc(Bound *self) {
+    PyObject_GC_UnTrack(self);
+    bound_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *bound_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"launches", "slow", "grid", "stream", "device", NULL};
+    PyObject *launches, *slow, *grid, *stream, *device;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OOOO", names, &Launches_Type, &launches, &slow, &grid, &stream,
+                                     &device))
+        return NULL;
+    Bound *self = (Bound *)type->tp_alloc(type, 0);
+    if (!self) return NULL;
+    self->vectorcall = (vectorcallfunc)bound_call;
+    self->launches = Py_NewRef(launches);
+    self->slow = Py_NewRef(slow);
+    self->device = Py_NewRef(device);
+    self->call.device = device == Py_None ? NULL : device;
+    self->usual = read_grid(grid, self->call.programs) && read_stream(stream, &self->call);
+    return (PyObject *)self;
+}
+
+static PyTypeObject Bound_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "trlaunch._launcher.Bound",
+    .tp_doc = "A kernel with grid, stream and device settled.",
+    .tp_basicsize = sizeof(Bound),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
+    .tp_vectorcall_offset = offsetof(Bound, vectorcall),
+    .tp_call = PyVectorcall_Call,
+    .tp_new = bound_new,
+    .tp_dealloc = (destructor)bound_dealloc,
+    .tp_traverse = (traverseproc)bound_traverse,
+    .tp_clear = (inquiry)bound_clear,
+};
+
+/* ---- the module ---------------------------------------------------------------------------------------------- */
+
+static void keep_type(PyTypeObject **where, PyObject *type) {
+    PyTypeObject *old = *where;
+    *where = type == Py_None ? NULL : (PyTypeObject *)Py_NewRef(type);
+    Py_XDECREF(old);
+}
+
+static void keep_object(PyObject **where, PyObject *object) {
+    PyObject *old = *where;
+    *where = object == Py_None ? NULL : Py_NewRef(object);
+    Py_XDECREF(old);
+}
+
+static PyObject *know(PyObject *module, PyObject *args) {
+    PyObject *pointer, *array, *descriptor, *handle;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!O!O!O", &PyType_Type, &pointer, &PyType_Type, &array, &PyType_Type, &descriptor,
+                          &handle))
+        return NULL;
+    keep_type(&pointer_type, pointer);
+    keep_type(&array_type, array);
+    keep_type(&descriptor_type, descriptor);
+    keep_object(&stream_handle, handle);
+    Py_RETURN_NONE;
+}
+
+static PyObject *know_descriptor(PyObject *module, PyObject *type) {
+    (void)module;
+    if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "expected a type");
+    keep_type(&foreign_descriptor_type, type);
+    Py_RETURN_NONE;
+}
+
+/* The table of a type, of a major version that is understood here; null when there is none. */
+static const Exchange *table_of(PyObject *type) {
+    PyObject *capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
+    ExchangeHeader *header = NULL;
+    if (capsule && PyCapsule_CheckExact(capsule)) header = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+    Py_XDECREF(capsule);
+    PyErr_Clear();
+    while (header && header->major > EXCHANGE_MAJOR) header = header->previous;
+    if (!header || header->major != EXCHANGE_MAJOR) return NULL;
+    const Exchange *api = (const Exchange *)header;
+    return api->tensor_from_object && api->current_stream ? api : NULL;
+}
+
+static PyObject *know_tensors(PyObject *module, PyObject *args) {
+    PyObject *type, *dtypes, *stream;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!O!O", &PyType_Type, &type, &PyDict_Type, &dtypes, &stream)) return NULL;
+    const Exchange *api = table_of(type);
+    int i = 0;
+    while (i < tensor_type_count && tensor_types[i].type != (PyTypeObject *)type) i++;
+    if (i == MAX_TYPES) return PyErr_Format(PyExc_ValueError, "more than %d types of tensors", MAX_TYPES);
+    if (i == tensor_type_count) {
+        keep_type(&tensor_types[i].type, type);
+        tensor_type_count++;
+    }
+    tensor_types[i].api = api;
+    keep_object(&tensor_dtypes, dtypes);
+    keep_object(&tensor_stream, stream);
+    return PyBool_FromLong(api != NULL);
+}
+
+static PyObject *read_as_tuple(PyObject *module, PyObject *object) {
+    Tensor t;
+    (void)module;
+    if (!read_tensor(object, &t)) Py_RETURN_NONE;
+    return Py_BuildValue("(Kiii)", (unsigned long long)t.address, t.device_type, t.ordinal, t.dtype);
+}
+
+static PyMethodDef functions[] = {
+    {"know", know, METH_VARARGS, "know(pointer, array, descriptor, stream_handle): trlaunch's own types."},
+    {"know_descriptor", know_descriptor, METH_O, "know_descriptor(type): Triton's TensorDescriptor."},
+    {"know_tensors", know_tensors, METH_VARARGS,
+     "know_tensors(type, dtypes, current_stream): torch's tensors. Whether they are read by the exchange table."},
+    {"read", read_as_tuple, METH_O, "read(tensor): (address, DLPack device type, ordinal, dtype), or None."},
+    {NULL, NULL, 0, NULL}};
+
+static int fill(PyObject *module) {
+#ifdef Py_GIL_DISABLED
+    PyErr_SetString(PyExc_ImportError, "trlaunch._launcher relies on the GIL: free-threaded Python runs without it");
+    return -1;
+#endif
+    static struct { PyObject **where; const char *text; } texts[] = {
+        {&s_launches, "_launches"}, {&s_stream, "stream"}, {&s_device, "device"}, {&s_address, "address"},
+        {&s_native, "_native"}, {&s_data_ptr, "data_ptr"}, {&s_get_device, "get_device"}, {&s_dtype, "dtype"},
+        {&s_tensor, "tensor"}, {&s_base, "base"}, {&s_shape, "shape"}, {&s_strides, "strides"},
+        {&s_block_shape, "block_shape"}, {&s_padding, "padding"}, {&s_tf32, "round_f32_to_tf32"}, {&s_zero, "zero"},
+        {&s_nan, "nan"}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (!*texts[i].where && !(*texts[i].where = PyUnicode_InternFromString(texts[i].text))) return -1;
+    static const struct { const char *name; int value; } numbers[] = {
+        {"POINTER", POINTER}, {"INTEGER", INTEGER}, {"FP16", FP16}, {"BF16", BF16}, {"FP32", FP32}, {"FP64", FP64},
+        {"UNTYPED4", UNTYPED4}, {"UNTYPED8", UNTYPED8}, {"TENSOR_MAP", TENSOR_MAP}, {"MAX_PARAMETERS", MAX_PARAMETERS}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value)) return -1;
+    static PyTypeObject *const types[] = {&Plan_Type, &Launches_Type, &Method_Type, &Bound_Type};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (PyModule_AddType(module, types[i])) return -1;
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, fill},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "trlaunch._launcher", .m_doc = "Launches without the interpreter.",
+    .m_size = 0, .m_methods = functions, .m_slots = module_slots};
+
+PyMODINIT_FUNC PyInit__launcher(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,170 @@
+"""Direct launches: what a launch of one loaded kernel needs of the CUDA driver, prepared once.
+
+`trlaunch.launching` uses it in two ways: natively, by the addresses of the driver's functions, and through
+``cuda.bindings`` where the native launcher is not built.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trlaunch.cuda.context import INVALID_CONTEXT
+from trlaunch.cuda.status import UNKNOWN_STATUS
+from trlaunch.driver import Function, LaunchConfig, PackedArguments
+
+if TYPE_CHECKING:
+    from trlaunch.cuda.driver import CudaDriver
+
+__all__ = ["Addresses", "DirectLaunch"]
+
+PORTABLE_CLUSTER = 8
+
+
+class _Config(ctypes.Structure):
+    """``CUlaunchConfig`` (cuda.h); what `DirectLaunch.template` finds in one of cuda.bindings must agree with it."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("count", ctypes.c_uint),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Addresses of ``cuLaunchKernelEx``, ``cuCtxGetId``, ``cuCtxPushCurrent`` and ``cuCtxPopCurrent``."""
+
+    launch: int
+    identify: int
+    push: int
+    pop: int
+
+    @classmethod
+    def of(cls, driver: CudaDriver) -> Addresses:
+        """Ask the driver, in the flavour of default stream that ``cuda.bindings`` was started with."""
+        per_thread = os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") not in ("", "0")
+        flag = 2 if per_thread else 0  # CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
+        names = ("cuLaunchKernelEx", "cuCtxGetId", "cuCtxPushCurrent", "cuCtxPopCurrent")
+        return cls(*(driver.calls.address(name, flag) for name in names))
+
+
+class DirectLaunch:
+    """Launches of one kernel on one device, in one configuration but for grid and stream.
+
+    Parameters
+    ----------
+    driver : CudaDriver
+    function : Function
+        Loaded and prepared.
+    config : LaunchConfig
+        Of a launch that went well.
+    """
+
+    no_context = INVALID_CONTEXT
+    device_type = 2  # kDLCUDA of dlpack.h
+    grid_offset: int = _Config.grid.offset
+    stream_offset: int = _Config.stream.offset
+
+    def __init__(self, driver: CudaDriver, function: Function, config: LaunchConfig) -> None:
+        self.driver = driver
+        self.function = function
+        self.config = replace(config, stream=0)
+        self.made = driver.launch_config(self.config)
+        self.non_portable = math.prod(config.cluster) > PORTABLE_CLUSTER
+
+    @property
+    def addresses(self) -> Addresses:
+        """Of the driver's functions."""
+        return self.driver.addresses
+
+    @property
+    def primary(self) -> int:
+        """Handle of the device's primary context, retained."""
+        return int(self.driver.contexts.primary(self.function.device.ordinal))
+
+    def template(self) -> bytes | None:
+        """Bytes of the ``CUlaunchConfig``; `made` owns the attributes that they point to.
+
+        ``None`` when ``cuda.bindings`` lays the structure out in another way than is known here.
+        """
+        if not callable(getattr(self.made, "getPtr", None)):
+            return None
+        found = _Config.from_address(int(self.made.getPtr()))
+        config = self.config
+        agrees = (tuple(found.grid), tuple(found.block), found.shared) == (config.grid, config.block, config.shared)
+        if (
+            not agrees
+            or found.stream
+            or found.count != len(self.made.attrs or ())
+            or bool(found.count) != bool(found.attributes)
+        ):
+            return None
+        return bytes(found)
+
+    def entries(self) -> dict[int, int]:
+        """The ``CUfunction`` by the identity of the context, for the contexts in which nothing is left to allow."""
+        found = self.function.handle.entries
+        return {i: int(e.function) for i, e in list(found.items()) if e.non_portable_cluster or not self.non_portable}
+
+    def current(self) -> int:
+        """Identity of the thread's current context, 0 for none."""
+        return self.driver.contexts.current_id() or 0
+
+    def fail(self, call: str, status: int, grid: tuple[int, int, int], stream: int) -> None:
+        """Raise the `DriverError` of a launch."""
+        config = replace(self.config, grid=grid, stream=stream)
+        raise self.driver.calls.error(
+            call, status, f"launching {self.function.name!r} on {self.function.device} with {config}"
+        )
+
+    def launcher(
+        self, nbytes: int
+    ) -> Callable[[tuple[int, int, int], int], Callable[[Callable[..., None], Any], bool]]:
+        """For the interpreter: a function of grid and stream that gives the launch in that configuration.
+
+        The launch takes a function that packs into a buffer and its values; it says whether a context of the device
+        was current. It is not when there is none, or another device's: `push` then does it.
+        """
+        driver, function = self.driver, self.function
+        bindings, parameters = driver.calls.bindings, driver.parameters
+        identify, launch_kernel = bindings.cuCtxGetId, bindings.cuLaunchKernelEx
+        entries = function.handle.entries
+        non_portable = self.non_portable
+
+        def configure(grid: tuple[int, int, int], stream: int) -> Callable[[Callable[..., None], Any], bool]:
+            made = driver.launch_config(replace(self.config, grid=grid, stream=stream))
+
+            def launch(pack_into: Callable[..., None], values: Any) -> bool:
+                try:
+                    status, context_id = identify(None)
+                except UNKNOWN_STATUS as error:
+                    raise driver.calls.unknown("cuCtxGetId", error) from error
+                entry = None if status else entries.get(context_id)
+                if entry is None or (non_portable and not entry.non_portable_cluster):
+                    return False
+                local = parameters
+                pack_into(local.view, 0, *values)
+                local.size.value = nbytes
+                try:
+                    (status,) = launch_kernel(made, entry.function, None, local.extra if nbytes else 0)
+                except UNKNOWN_STATUS as error:
+                    raise driver.calls.unknown("cuLaunchKernelEx", error) from error
+                if status:
+                    self.fail("cuLaunchKernelEx", int(status), grid, stream)
+                return True
+
+            return launch
+
+        return configure
+
+    def push(self, grid: tuple[int, int, int], stream: int, data: bytes) -> None:
+        """Launch from a thread whose current context is not of this device."""
+        self.driver.launch(self.function, replace(self.config, grid=grid, stream=stream), PackedArguments(data))
