@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 from pathlib import Path
 
@@ -143,15 +142,14 @@ def test_what_the_stage_function_does_itself_is_a_step(matmul):
 
 
 def test_nothing_of_triton_is_replaced_meanwhile(matmul):
-    backend = sys.modules["triton.backends.nvidia.compiler"]
-    names = dict(vars(backend))
-    kind = dict(vars(backend.CUDABackend))
+    kind = type(Compiler(Target.parse("cuda:80"), {}).backend)
+    names = kind.add_stages.__globals__  # up to 3.2 the module is not in sys.modules
+    assert "passes" in names
+    before, own = dict(names), dict(vars(kind))
     meanwhile = []
 
     def look(_record):
-        meanwhile.append(
-            all(vars(backend)[n] is v for n, v in names.items()) and dict(vars(backend.CUDABackend)) == kind
-        )
+        meanwhile.append(all(names[n] is v for n, v in before.items()) and dict(vars(kind)) == own)
 
     observe(matmul.path("ttir"), observer=look)
     assert meanwhile
@@ -264,8 +262,11 @@ def test_options_and_target_are_those_of_the_saved_run(matmul, tmp_path):
 def test_what_passes_write_elsewhere_than_into_the_module_is_carried(matmul, tmp_path, case):
     run = observe(case.path("ttir"))
     run.write(tmp_path / "out")
-    for name in ("plan-cta", "tritongpu-reorder-instructions", "convert-scf-to-cf"):
-        record = next(r for r in run if r.name.endswith(name))
+    # Up to 3.5 plan-cta writes the cluster's shape to an object of the stage function; 3.9 has no such pass.
+    late = ("triton-nvidia-gpu-plan-cta", "tritongpu-reorder-instructions", "convert-scf-to-cf")
+    chosen = [r for r in run if r.name in late]
+    assert len(chosen) >= 2
+    for record in chosen:
         (file,) = (tmp_path / "out").glob(f"{record.index:02d}-*.mlir")
         made = lower(file, "ptx")
         assert made.text == run.artifact.text
