@@ -426,7 +426,8 @@ def where(target: Target | str | None, device: str | Device | None, values: Sequ
         target = get(chosen.driver).properties(chosen.ordinal).target
     if chosen is not None and chosen.driver == "emulator":
         return Level.PTX, target
-    return Level.HSACO if target.backend == "hip" else Level.CUBIN, target
+    # AMDGCN: releases up to 3.4 cannot link, and trlaunch.hip.assembler asks the others first.
+    return Level.AMDGCN if target.backend == "hip" else Level.CUBIN, target
 
 
 def grid_of(grid: Any, bound: Bound) -> Any:
