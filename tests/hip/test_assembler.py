@@ -76,7 +76,7 @@ def test_the_six_architectures_are_among_them() -> None:
     assert {c.arch for c in MATMULS if c.version == (3, 6)} == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("case", [c for c in cases() if c.version >= (3, 7) and c.arch in ("gfx90a", "gfx942", "gfx950")], ids=str)  # fmt: skip
+@pytest.mark.parametrize("case", [c for c in cases() if c.version >= (3, 7) and c.arch.startswith("gfx9")], ids=str)
 def test_code_for_gfx9_of_later_releases_is_the_same_too(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, needs_llvm()[0])
     made = assemble(case.text("amdgcn"), release=case.release)
@@ -147,8 +147,8 @@ def tool(version: tuple[int, int], name: str = "llvm-mc") -> Tool:
         ("3.8.0", "gfx1100", tool((22, 1)), "it does not know instprefsize(), which Triton 3.8 and later write"),
         ("3.9.0", "gfx1250", tool((22, 1)), "it does not know instprefsize(), which Triton 3.8 and later write"),
         ("3.6.0", "gfx942", tool((3, 4), "triton"), "it cannot link: expected Triton 3.5 or later"),
-        ("3.6.0", "gfx1100", tool((3, 9), "triton"), "the text was written by Triton 3.6, and for gfx1100 each release"),
-        ("3.9.0", "gfx1200", tool((3, 8), "triton"), "the text was written by Triton 3.9, and for gfx1200 each release"),
+        ("3.6.0", "gfx1100", tool((3, 9), "triton"), "written by Triton 3.6, and for gfx1100 each release"),
+        ("3.9.0", "gfx1200", tool((3, 8), "triton"), "written by Triton 3.9, and for gfx1200 each release"),
         ("3.6.0", "gfx1250", tool((3, 5), "triton"), "it does not know all of gfx1250"),
     ],
 )  # fmt: skip

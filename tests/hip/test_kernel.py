@@ -151,7 +151,7 @@ for more in ({{}}, {{"shared": 8192}}):
 @pytest.mark.parametrize(
     "change, device, rule, words",
     [
-        ({}, "hip:3", "architecture", "the hsaco is for hip:gfx942, hip:3 (Fake gfx1100) is hip:gfx1100: it runs on gfx942"),
+        ({}, "hip:3", "architecture", "hip:3 (Fake gfx1100) is hip:gfx1100: it runs on gfx942"),
         ({"num_warps": 8}, "hip:1", "block", "compiled for exactly 256 (.max_flat_workgroup_size)"),
         ({"shared": 70000}, "hip:1", "shared", "70000 bytes dynamic + 0 static = 70000 bytes of shared memory a block"),
         ({"shared": 16}, "hip:1", "shared", "the TTGIR beside the hsaco allocates"),
@@ -247,7 +247,7 @@ def test_vector_registers_of_the_corpus_fit_and_the_table_knows_every_machine():
 
 
 def test_tensors_of_rocm_are_addresses_on_hip_devices(newest_hip):
-    """DLPack's kDLROCM, CuPy for ROCm, and torch, whose device is called cuda where torch.version.hip says otherwise."""
+    """DLPack's kDLROCM, CuPy for ROCm, and torch, whose device is called cuda although it is HIP's."""
     case = find("3.6.0", "hip:gfx942", "add_kernel")
     recorded = run(
         newest_hip,

@@ -164,7 +164,8 @@ for case in cases(kernel="tma_matmul_kernel"):
         return TensorDescriptor(tensor, (rows, cols), (cols, 1), [64, 64], **more)
     kernel = Kernel.from_file(case.path("hsaco"))
     padding = {"padding": "nan"} if case.version >= (3, 5) else {}
-    kernel.launch((8, 4), descriptor(A, 512, 64, **padding), descriptor(B, 64, 256), descriptor(C, 512, 256), 512, 256, 64)
+    a, b, c = descriptor(A, 512, 64, **padding), descriptor(B, 64, 256), descriptor(C, 512, 256)
+    kernel.launch((8, 4), a, b, c, 512, 256, 64)
 """,
     )
     launches = recorded.of("hipModuleLaunchKernel")
