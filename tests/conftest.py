@@ -29,10 +29,25 @@ def why_no_gpu() -> str:
     return "" if not status and count else f"needs an NVIDIA GPU: {count} devices ({status.name})"
 
 
+@cache
+def why_no_amd() -> str:
+    """Why tests marked ``amd`` cannot run here; empty where a HIP device answers. hip-python is asked directly."""
+    try:
+        from hip import hip
+    except ImportError as error:
+        return f"needs an AMD GPU: {error}"
+    try:
+        status, count = hip.hipGetDeviceCount()
+    except RuntimeError as error:  # libamdhip64.so is missing
+        return f"needs an AMD GPU: {error}"
+    return "" if not status and count else f"needs an AMD GPU: {count} devices ({status.name})"
+
+
 @pytest.fixture(autouse=True)
 def _skip_without_gpu(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("gpu") and (reason := why_no_gpu()):
-        pytest.skip(reason)
+    for marker, reason in (("gpu", why_no_gpu), ("amd", why_no_amd)):
+        if request.node.get_closest_marker(marker) and reason():
+            pytest.skip(reason())
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Tests on an AMD GPU."""
