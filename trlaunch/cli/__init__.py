@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 import trlaunch
+from trlaunch.cli.cache import app as cache
 from trlaunch.cli.check import check
 from trlaunch.cli.inspect import inspect
+from trlaunch.cli.lower import lower
 from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
 from trlaunch.cli.values import values
@@ -43,5 +45,7 @@ def _root(
 app.command()(inspect)
 app.command()(check)
 app.command()(run)
+app.command()(lower)
+app.add_typer(cache, name="cache")
 app.command()(values)
 app.command()(passes)

@@ -102,6 +102,9 @@ def _describe(error: TrlaunchError, code: Exit) -> dict[str, Any]:
         described["report"] = error.report.to_dict()
     if isinstance(error, DriverError):
         described |= {"call": error.call, "code": error.code, "name": error.name}
+    if isinstance(error, LoweringError):
+        described |= {"stage": error.stage, "pass_name": error.pass_name}
+        described["reproducer"] = None if error.reproducer is None else str(error.reproducer)
     if isinstance(error, Fault):
         described |= {key: getattr(error, key) for key in ("kind", "cta", "thread", "address", "ptx_line", "source")}
     return described

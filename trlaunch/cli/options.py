@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import trlaunch
+from trlaunch.cli.arguments import UsageError
 
-__all__ = ["DeviceOption", "File", "Json", "MetadataOption", "NameOption", "SignatureOption", "open_kernel"]
+__all__ = [
+    "CompileOption",
+    "DeviceOption",
+    "File",
+    "Json",
+    "MetadataOption",
+    "NameOption",
+    "SignatureOption",
+    "TargetOption",
+    "compile_options",
+    "open_kernel",
+]
 
 File = Annotated[
     Path,
@@ -37,7 +50,40 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", "-d", help="cuda, cuda:1, hip or emulator; by default the GPU, else the emulator."),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", "-t", help="cuda:90; by default what FILE or its metadata says."),
+]
+CompileOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="A compile option by Triton's name: num_warps=8. Repeatable.", metavar="NAME=VALUE"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead of tables.")]
+
+
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def compile_options(texts: Sequence[str] | None) -> dict[str, Any]:
+    """``["num_warps=8"]`` as names and Python values; what is no number, word or tuple of numbers stays text.
+
+    Raises
+    ------
+    UsageError
+        One has no ``=``, or one name comes twice.
+    """
+    options: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--option {text!r}: expected NAME=VALUE, for example num_warps=8")
+        if name in options:
+            raise UsageError(f"--option {name} is given twice")
+        try:
+            options[name] = _WORDS[value.lower()] if value.lower() in _WORDS else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
 
 
 def open_kernel(

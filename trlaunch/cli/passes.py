@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trlaunch.cli.arguments import UsageError
 from trlaunch.cli.exits import reporting
-from trlaunch.cli.options import Json, MetadataOption, NameOption
+from trlaunch.cli.options import CompileOption, Json, MetadataOption, NameOption, TargetOption, compile_options
 from trlaunch.cli.output import print_json, table
 
 if TYPE_CHECKING:
@@ -20,9 +19,7 @@ __all__ = ["passes"]
 
 def passes(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="TTIR, TTGIR, LLIR, or a saved module.")],
-    target: Annotated[
-        str | None, typer.Option("--target", "-t", help="cuda:90; by default what FILE or its metadata says.")
-    ] = None,
+    target: TargetOption = None,
     to: Annotated[
         str | None, typer.Option("--to", help="The level to stop at; by default PTX.", metavar="LEVEL")
     ] = None,
@@ -36,9 +33,7 @@ def passes(
     start_after: Annotated[
         str | None, typer.Option("--start-after", help="FILE is the module as this pass left it.", metavar="PASS")
     ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", help="A compile option: num_warps=8.", metavar="NAME=VALUE")
-    ] = None,
+    option: CompileOption = None,
     metadata: MetadataOption = None,
     name: NameOption = None,
     as_json: Json = False,
@@ -47,7 +42,7 @@ def passes(
     with reporting(as_json):
         from trlaunch.lowering.passes import observe
 
-        options = dict(_option(text) for text in option or [])
+        options = compile_options(option)
         source: Any = file
         if metadata is not None:
             from trlaunch import Artifact
@@ -90,14 +85,3 @@ def _describe(run: PassRun) -> dict[str, Any]:
         "target": str(run.start.target),
         "passes": described,
     }
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """``num_warps=8`` as a name and a Python value; what is no number, true or false stays text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"--option {text!r}: expected NAME=VALUE, for example num_warps=8")
-    words = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return name, words[value.lower()]
-    return name, int(value) if value.removeprefix("-").isdecimal() else value
