@@ -5,6 +5,10 @@ so many launches of every way, in bursts between which the device is waited for.
 waiting. The floor is a C loop over ``cuLaunchKernel`` with arguments packed before; without a C compiler it is
 ``cuda.bindings`` with arguments packed before. Two kernels: no argument, and 5 fp32 tensors with 9 ints (and 5
 constexprs, which Triton's own launchers are passed too). What the second one stores is compared before it is timed.
+Every way is called as a program would call it, argument by argument, from a loop of its own.
+
+trlaunch's rows are those of the native launcher where it was built (``python setup.py build_ext --inplace``). A second
+process then measures the pure-Python path, ``TRLAUNCH_PURE_PYTHON=1``, beside a floor of its own.
 
 A way whose package is missing is left out, and that is said. Needs an NVIDIA GPU::
 
@@ -19,6 +23,7 @@ import gc
 import importlib.util
 import itertools
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -37,6 +42,7 @@ import numpy as np
 
 import trlaunch
 from trlaunch.devices import get
+from trlaunch.launching import MODE
 
 HERE = Path(__file__).resolve().parent / "launches"
 INTS = (3, 5, 7, 11, 13, 19, 21, 23, 27)  # neither 1 nor multiples of 16: Triton specialises none of them
@@ -99,6 +105,39 @@ def repeat(call: Callable[[], object]) -> Callable[[int], None]:
             call()
 
     return burst
+
+
+def calling(function: Callable[..., object], *arguments: Any, **named: Any) -> Callable[[int], None]:
+    """A burst of ``function(a, b, c, ...)``: no tuple is unpacked on the way."""
+    values = {f"a{i}": value for i, value in enumerate(arguments)} | {f"k_{name}": v for name, v in named.items()}
+    passed = [*(f"a{i}" for i in range(len(arguments))), *(f"{name}=k_{name}" for name in named)]
+    source = (
+        f"def make(function, repeat, {', '.join(values)}):\n"
+        f"    def burst(count):\n"
+        f"        for _ in repeat(None, count):\n"
+        f"            function({', '.join(passed)})\n"
+        f"    return burst\n"
+    )
+    names: dict[str, Any] = {}
+    exec(source, names)
+    made: Callable[[int], None] = names["make"](function, itertools.repeat, **values)
+    return made
+
+
+def getting(function: Any, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> Callable[[int], None]:
+    """A burst of ``function[grid](a, b, c, ...)``."""
+    passed = [f"a{i}" for i in range(len(arguments))]
+    source = (
+        f"def make(function, repeat, grid, {', '.join(passed)}):\n"
+        f"    def burst(count):\n"
+        f"        for _ in repeat(None, count):\n"
+        f"            function[grid]({', '.join(passed)})\n"
+        f"    return burst\n"
+    )
+    names: dict[str, Any] = {}
+    exec(source, names)
+    made: Callable[[int], None] = names["make"](function, itertools.repeat, grid, *arguments)
+    return made
 
 
 def need(*names: str) -> Any:
@@ -173,10 +212,8 @@ def bindings_packed(s: Subject) -> Way:
     address = ctypes.addressof(parameters)
     f, threads, shared, stream = s.function, s.threads, s.shared, bindings().CUstream(0)
 
-    def one() -> None:
-        launch(f, 1, 1, 1, threads, 1, 1, shared, stream, address, 0)
-
-    return own(s, "cuda.bindings, packed before", repeat(one), (parameters, values))
+    burst = calling(launch, f, 1, 1, 1, threads, 1, 1, shared, stream, address, 0)
+    return own(s, "cuda.bindings, packed before", burst, (parameters, values))
 
 
 def bindings_tuple(s: Subject) -> Way:
@@ -215,35 +252,40 @@ def of_torch(name: str, burst: Callable[[int], object], tensors: list[Any], keep
 
 
 def trlaunch_own(s: Subject) -> Way:
-    launch, arrays, ints = s.kernel.launch, s.arrays, s.ints
-    return own(s, "trlaunch, its own arrays", repeat(lambda: launch((1,), *arrays, *ints)))
+    return own(s, f"trlaunch ({MODE}), its own arrays", calling(s.kernel.launch, (1,), *s.arrays, *s.ints))
+
+
+def trlaunch_bound(s: Subject) -> Way:
+    bound = s.kernel.bind(grid=(1,), stream=0)
+    if not s.arrays:
+        return own(s, f"trlaunch ({MODE}), bound", calling(bound))
+    torch = need("torch")
+    tensors = [torch.zeros(4, device="cuda") for _ in s.arrays]
+    return of_torch(f"trlaunch ({MODE}), bound, torch tensors", calling(bound, *tensors, *s.ints), tensors)
 
 
 def trlaunch_pointers(s: Subject) -> Way:
     if not s.arrays:
         raise Missing("no argument to pass")
-    launch, ints = s.kernel.launch, s.ints
     pointers = [trlaunch.Pointer(address) for address in s.addresses]
-    return own(s, "trlaunch, raw pointers", repeat(lambda: launch((1,), *pointers, *ints, device="cuda:0")))
+    return own(s, f"trlaunch ({MODE}), raw pointers", calling(s.kernel.launch, (1,), *pointers, *s.ints))
 
 
 def trlaunch_torch(s: Subject) -> Way:
     torch = need("torch")
     if not s.arrays:
         raise Missing("no argument to pass")
-    launch, ints = s.kernel.launch, s.ints
     tensors = [torch.zeros(4, device="cuda") for _ in s.arrays]
-    return of_torch("trlaunch, torch tensors", repeat(lambda: launch((1,), *tensors, *ints)), tensors)
+    return of_torch(f"trlaunch ({MODE}), torch tensors", calling(s.kernel.launch, (1,), *tensors, *s.ints), tensors)
 
 
 def trlaunch_cupy(s: Subject) -> Way:
     cupy = need("cupy")
     if not s.arrays:
         raise Missing("no argument to pass")
-    launch, ints = s.kernel.launch, s.ints
     arrays = [cupy.zeros(4, cupy.float32) for _ in s.arrays]
-    burst = repeat(lambda: launch((1,), *arrays, *ints))
-    return Way("trlaunch, CuPy arrays", burst, lambda: float(arrays[-1][0]), lambda: arrays[-1].fill(0))
+    burst = calling(s.kernel.launch, (1,), *arrays, *s.ints)
+    return Way(f"trlaunch ({MODE}), CuPy arrays", burst, lambda: float(arrays[-1][0]), lambda: arrays[-1].fill(0))
 
 
 def cuda_core(s: Subject) -> Way:
@@ -256,7 +298,7 @@ def cuda_core(s: Subject) -> Way:
     config = core.LaunchConfig(grid=1, block=s.threads, shmem_size=s.shared)
     stream, launch = device.default_stream, core.launch
     arguments = (*s.addresses, *map(np.int32, s.ints), 0, 0)
-    return own(s, "cuda.core launch, addresses before", repeat(lambda: launch(stream, config, kernel, *arguments)))
+    return own(s, "cuda.core launch, addresses before", calling(launch, stream, config, kernel, *arguments))
 
 
 def cupy_raw(s: Subject) -> Way:
@@ -290,21 +332,21 @@ def triton_arguments(s: Subject) -> tuple[Any, list[Any], tuple[Any, ...]]:
 def triton_jit(s: Subject) -> Way:
     function, tensors, arguments = triton_arguments(s)
     grid = (1, 1, 1)
-    return of_torch("Triton JIT kernel[grid](...)", repeat(lambda: function[grid](*arguments)), tensors)
+    return of_torch("Triton JIT kernel[grid](...)", getting(function, grid, arguments), tensors)
 
 
 def triton_compiled(s: Subject) -> Way:
     function, tensors, arguments = triton_arguments(s)
     grid = (1, 1, 1)
     compiled = function[grid](*arguments)
-    return of_torch("Triton compiled[grid](...)", repeat(lambda: compiled[grid](*arguments)), tensors)
+    return of_torch("Triton compiled[grid](...)", getting(compiled, grid, arguments), tensors)
 
 
 def triton_run(s: Subject) -> Way:
     function, tensors, arguments = triton_arguments(s)
     compiled = function[1, 1, 1](*arguments)
     run, handle, packed = compiled.run, compiled.function, compiled.packed_metadata
-    burst = repeat(lambda: run(1, 1, 1, 0, handle, packed, None, None, None, *arguments))
+    burst = calling(run, 1, 1, 1, 0, handle, packed, None, None, None, *arguments)
     return of_torch("Triton CompiledKernel.run", burst, tensors)
 
 
@@ -316,6 +358,7 @@ WAYS: tuple[Callable[[Subject], Way], ...] = (
     bindings_tuple,
     trlaunch_pointers,
     trlaunch_own,
+    trlaunch_bound,
     trlaunch_torch,
     trlaunch_cupy,
     cupy_raw,
@@ -339,10 +382,12 @@ def microseconds(way: Way, launches: int, burst: int) -> float:
     return spent / (launches // burst * burst) / 1e3
 
 
-def prepare(s: Subject) -> tuple[list[Way], dict[str, str]]:
+def prepare(s: Subject, own_only: bool) -> tuple[list[Way], dict[str, str]]:
     """The ways that can be measured here, each found to pass its arguments right, and why the others cannot."""
     ready, missing = [], {}
     for make in WAYS:
+        if own_only and make is not c_loop and not make.__name__.startswith("trlaunch"):
+            continue
         name = make.__name__.replace("_", " ")
         try:
             way = make(s)
@@ -391,6 +436,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--launches", type=int, default=20_000, help="of each way in each repeat")
     parser.add_argument("--burst", type=int, default=250, help="launches between two synchronisations")
+    parser.add_argument("--own", action="store_true", help="only the floor and trlaunch, in this process alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time measured here")
     options = parser.parse_args()
     try:
@@ -407,7 +453,7 @@ def main() -> int:
     report |= {"burst": options.burst, "unit": "microseconds of host time per launch", "kernels": {}}
     for name in ("none_kernel", "fourteen_kernel"):
         s = subject(name, properties.target.capability)
-        ways, missing = prepare(s)
+        ways, missing = prepare(s, options.own)
         failed |= any(reason.startswith("FAILED") for reason in missing.values())
         if not ways:
             raise SystemExit("\n".join(f"{left_out}: {reason}" for left_out, reason in missing.items()))
@@ -434,6 +480,20 @@ def main() -> int:
         report["kernels"][name] = {"floor": ways[0].name, "ways": times, "missing": missing}
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if MODE == "native" and not options.own:
+        print("\nThe pure-Python path, in a process of its own:\n", flush=True)
+        arguments = [f"--{name}={getattr(options, name)}" for name in ("repeats", "launches", "burst")]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "pure.json")
+            done = subprocess.run(
+                [sys.executable, __file__, "--own", *arguments, "--json", file],
+                env={**os.environ, "TRLAUNCH_PURE_PYTHON": "1"},
+                check=False,
+            )
+            failed |= done.returncode != 0
+            if file.exists() and options.json:
+                report["pure"] = json.loads(file.read_text())["kernels"]
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if failed else 0
 
 
