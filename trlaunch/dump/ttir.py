@@ -140,6 +140,7 @@ def inject(text: str, kernel: str | None, requests: Sequence[At]) -> tuple[str, 
     program = _program(entry)
     captures = []
     prefix = "triton_gpu" if "triton_gpu." in text else "ttg"
+    waits = _waits(function)
     for i, (request, candidate) in enumerate(zip(requests, chosen, strict=True)):
         capture, whiles = _capture(candidate, request)
         captures.append(capture)
@@ -149,7 +150,7 @@ def inject(text: str, kernel: str | None, requests: Sequence[At]) -> tuple[str, 
         for number, (loop, block) in enumerate(whiles):
             counts[id(loop)] = _count(edits, numbers, read, loop, block, number, len(whiles))
         emit = _Emitter(numbers, location)
-        _store(emit, candidate.value, capture, read, counts, prefix)
+        _store(emit, candidate.value, capture, read, counts, prefix, waits)
         at = candidate.value.block.start if candidate.value.block is not None else candidate.value.operation.end
         edits.put(at, 2, "\n" + "\n".join(emit.lines))
     edits.put(function.blocks[0].start, 0, "\n" + "\n".join(entry.lines))
@@ -180,9 +181,10 @@ def _refusal(value: Value) -> str:
     outside = next((o for o in chain if o.name not in _REGIONS and o.name not in ("module", "builtin.module")), None)
     if outside is not None:
         return f"it is inside {outside.name}, whose region does not see the dump's pointer or does not run per block"
-    if value.operation.name.endswith(".warp_group_dot") and "isAsync = true" in value.operation.head:
-        return "the tensor cores write it until warp_group_dot_wait: dump the result of that"
     tensor = split_tensor(value.type)
+    looped = any(o.name == "scf.for" for o in chain)
+    if looped and tensor and not tensor[2] and value.operation.name == "tt.experimental_descriptor_load":
+        return "the pipeliner of Triton up to 3.3 fails on a descriptor load in a loop that is used twice"
     element = tensor[1] if tensor else value.type
     if tensor and any(n < 1 or n & (n - 1) for n in tensor[0]):
         return f"a tensor of type {value.type} has a dimension that is no power of two"
@@ -356,6 +358,24 @@ def _count(
     return turn
 
 
+def _waits(function: Operation) -> dict[str, str]:
+    """The operation that waits for asynchronous matrix products, by the encoding of their results.
+
+    Until then the tensor cores write the registers: of the accumulator that a loop carries, too, and of what a wait
+    lets pending. A value of such an encoding is waited for before it is stored.
+    """
+    operations = list(function.walk())
+    names = [o.name for o in operations if o.name.endswith("dot_wait")]
+    waits: dict[str, str] = {}
+    for operation in operations:
+        if names and ("isAsync = true" in operation.head or operation.name.endswith(".dot_async")):
+            for value in operation.results:
+                tensor = split_tensor(value.type or "")
+                if tensor is not None and tensor[2] is not None:
+                    waits[tensor[2]] = names[0]
+    return waits
+
+
 def _iteration(emit: _Emitter, loop: Operation) -> str:
     """Number of the current iteration of an ``scf.for``, as i32."""
     low, _, step = loop.operands[1:4]
@@ -368,7 +388,15 @@ def _iteration(emit: _Emitter, loop: Operation) -> str:
     return emit.let(f"arith.{'index_cast' if kind == 'index' else 'trunci'} {turn} : {kind} to i32")
 
 
-def _store(emit: _Emitter, value: Value, capture: Capture, entry: _Entry, counts: dict[int, str], prefix: str) -> None:
+def _store(
+    emit: _Emitter,
+    value: Value,
+    capture: Capture,
+    entry: _Entry,
+    counts: dict[int, str],
+    prefix: str,
+    waits: dict[str, str],
+) -> None:
     record, wanted = entry.slot, entry.valid
     around = [o for o, _ in value.operation.enclosing()]
     if value.block is not None:
@@ -391,7 +419,10 @@ def _store(emit: _Emitter, value: Value, capture: Capture, entry: _Entry, counts
         dims = shape if of is None else of
         return f"tensor<{''.join(f'{n}x' for n in dims)}{kind}{layout}>" if tensor else kind
 
-    stored, kind = _storable(emit, value.name, element, typed)
+    name = value.name
+    if encoding in waits:
+        name = emit.let(f"{waits[encoding]} {name} {{pendings = 0 : i32}} : {value.type}")
+    stored, kind = _storable(emit, name, element, typed)
     base = emit.address(f"%{PARAMETER}", offset, kind)
     if not tensor:
         emit.do(f"tt.store {base}, {stored}, {wanted} : !tt.ptr<{kind}>")
