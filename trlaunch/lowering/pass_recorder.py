@@ -1,9 +1,7 @@
 """Running the stage functions of the installed release pass by pass.
 
-Nothing of the user's Triton is replaced, not even for a moment: the functions of the backend are copied with a table of
-global names of their own, in which ``ir``, ``passes``, ``llvm`` and the other parts of libtriton are stand-ins. A stage
-function that makes a pass manager and adds passes to it gets one that holds each pass in a real pass manager of its
-own; when it is run, they run one after another, and the module is looked at in between.
+A stage function that makes a pass manager and adds passes to it gets one that holds each pass in a real pass manager of
+its own; when it is run, they run one after another, and the module is looked at in between.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import os
 import re
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,19 +20,20 @@ from typing import Any
 
 from trlaunch.errors import LoweringError
 from trlaunch.lowering.options import jsonable
+from trlaunch.lowering.pass_copies import LIBTRITON, Copies
 from trlaunch.lowering.pass_marker import Marker, own_options
 from trlaunch.lowering.pass_names import Planned, elements, kernel_of, numbered
+from trlaunch.lowering.pass_probe import NoModule, Probe, inner
 from trlaunch.lowering.triton_compiler import LOCK, Compiler, captured_stderr
 
 __all__ = ["PassRecord", "Recorder", "dump_switched", "located"]
 
-_LIBTRITON = "triton._C."
 # 3.3 and 3.4 run passes on a thread of their own, and the distinct attributes that these passes make are freed with it
 # (seen in gdb: printing the module afterwards reads them): there the module must be printed before the thread ends.
 _PRINTED_INSIDE = ("passes.llvmir.add_di_scope", "passes.llvmir.add_di_local_variable")
 _PRINTED_INSIDE_RELEASES = ((3, 3), (3, 4))
 _BANNER = re.compile(r"^// -----// IR Dump Before .*//----- //\n", re.M)
-_DUMP, _DUMP_PATH, _REPRODUCER = "MLIR_ENABLE_DUMP", "MLIR_DUMP_PATH", "TRITON_REPRODUCER_PATH"
+_DUMP, _DUMP_PATH = "MLIR_ENABLE_DUMP", "MLIR_DUMP_PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +137,8 @@ class Recorder:
         self.text = ""
         self.records: list[PassRecord] = []
         self.first_text: str | None = None
-        self._tables: dict[int, dict[str, Any]] = {}
-        self._compiler = compiler.with_backend(self._rebound(compiler.backend))
+        self._copies = Copies(self._call)
+        self._compiler = compiler.with_backend(self._copies.backend(compiler.backend))
         self._first = compiler.first_metadata()
         self._release = tuple(int(part) for part in compiler.release.split(".")[:2])
         self._planning: list[tuple[str, str, str]] | None = None
@@ -205,12 +203,12 @@ class Recorder:
         with LOCK, dump_switched(self.raw is not None), tempfile.TemporaryDirectory() as folder:
             self._planning = []
             nothing = self._compiler.parse("module {\n}\n", "ttir")
-            self._probe = _Probe(nothing, self._real("ir"), self._real("passes"), Path(folder))
+            self._probe = Probe(nothing, self._real("ir"), self._real("passes"), Path(folder))
             try:
                 for stage, function in self._compiler.stages.items():
                     self._stage = stage
                     with captured_stderr():
-                        function(_NoModule(nothing.context), dict(self._first))
+                        function(NoModule(nothing.context), dict(self._first))
             except _PlannedOut:
                 pass
             finally:
@@ -245,67 +243,15 @@ class Recorder:
             {name: value for name, value in carried.items() if value},
         )
 
-    # --- the copied functions -----------------------------------------------------------------------------------------
-
-    def _rebound(self, backend: Any) -> Any:
-        """The backend with its own and its bases' functions copied."""
-        kind: Any = type(backend)
-        body: dict[str, Any] = {}
-        for base in reversed(kind.__mro__[:-1]):
-            for name, value in vars(base).items():
-                function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
-                if isinstance(function, types.FunctionType):
-                    rebound = self._copied(function)
-                    body[name] = type(value)(rebound) if function is not value else rebound
-        instrumentation = getattr(kind, "instrumentation", None)  # Proton's, up to Triton 3.8
-        if instrumentation is not None:
-            body["instrumentation"] = _StandIn(instrumentation, "instrumentation", self._call)
-        body.pop("__init__", None)
-        own = type(kind)(kind.__name__, (kind,), body)
-        for table in self._tables.values():
-            for name, value in table.items():
-                if value is kind:
-                    table[name] = own
-        copied = object.__new__(own)
-        copied.__dict__.update(backend.__dict__)
-        return copied
-
-    def _copied(self, function: types.FunctionType) -> types.FunctionType:
-        copied = types.FunctionType(
-            function.__code__,
-            self._table(function.__globals__),
-            function.__name__,
-            function.__defaults__,
-            function.__closure__,
-        )
-        copied.__kwdefaults__ = function.__kwdefaults__
-        return copied
-
-    def _table(self, names: dict[str, Any]) -> dict[str, Any]:
-        """Global names of a module of the backend, with stand-ins for whatever may add a pass."""
-        table = self._tables.get(id(names))
-        if table is not None:
-            return table
-        table = self._tables[id(names)] = dict(names)
-        for name, value in names.items():
-            if isinstance(value, types.ModuleType):
-                if value.__name__.startswith(_LIBTRITON):
-                    table[name] = _StandIn(value, name, self._call)
-            elif isinstance(value, types.FunctionType) and value.__globals__ is names:
-                table[name] = self._copied(value)
-            elif isinstance(value, (types.FunctionType, functools.partial)):
-                table[name] = functools.partial(self._call, name, value)
-        return table
-
     def _real(self, name: str) -> Any:
-        for table in self._tables.values():
-            if isinstance(table.get(name), _StandIn):
-                return table[name]._real
-        raise LoweringError(
-            f"Triton {self._compiler.release}: its backend for {self._compiler.target} uses no {name!r} of libtriton, "
-            f"so there is nothing to observe",
-            stage="passes",
-        )
+        real = self._copies.real(name)
+        if real is None:
+            raise LoweringError(
+                f"Triton {self._compiler.release}: its backend for {self._compiler.target} uses no {name!r} of "
+                f"libtriton, so there is nothing to observe",
+                stage="passes",
+            )
+        return real
 
     def _call(self, function: str, real: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """A call of a stage function into libtriton: adds a pass, is a step by itself, or is none of our business."""
@@ -352,7 +298,7 @@ class Recorder:
             return result
         name = None
         if hasattr(alone, "get_pipeline_str"):
-            found = elements(_inner(alone.get_pipeline_str()))
+            found = elements(inner(alone.get_pipeline_str()))
             if not found:  # an instrumentation point that nobody uses
                 return result
             name = _joined(found)[0]
@@ -469,23 +415,6 @@ class Recorder:
             self.observer(record)
 
 
-class _StandIn:
-    """A part of libtriton whose functions are called through the recorder; types and constants are the real ones."""
-
-    def __init__(self, real: Any, name: str, call: Callable[..., Any]) -> None:
-        self._real = real
-        self._name = name
-        self._through = call
-
-    def __getattr__(self, name: str) -> Any:
-        value, full = getattr(self._real, name), f"{self._name}.{name}"
-        if isinstance(value, types.ModuleType):
-            return _StandIn(value, full, self._through)
-        if full != "ir.pass_manager" and (isinstance(value, type) or not callable(value)):
-            return value
-        return functools.partial(self._through, full, value)
-
-
 class _Manager:
     """What a stage function takes for a pass manager."""
 
@@ -507,62 +436,6 @@ class _Manager:
 
     def run(self, module: Any, *arguments: Any) -> None:
         self._recorder._run(self, module, arguments)
-
-
-class _NoModule:
-    """Stands for the module while passes are listed: it has a context, and answers every question with nothing."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *_: "" if name.startswith("str") else None
-
-
-class _Probe:
-    """Asks the release which passes a pass manager holds."""
-
-    def __init__(self, nothing: Any, ir: Any, passes: Any, folder: Path) -> None:
-        self._nothing = nothing
-        self._ir = ir
-        self._passes = passes
-        self._file = folder / "pipeline.mlir"
-        self._context = nothing.context
-
-    def elements(self, manager: Any, add: Callable[[Any], Any]) -> list[tuple[str, str]]:
-        """(argument, text with options) of each pass in `manager`; `add` puts the same into another one."""
-        if hasattr(manager, "get_pipeline_str"):  # from Triton 3.3 on
-            return elements(_inner(manager.get_pipeline_str()))
-        return elements(_inner(self._reproducer(type(manager), add)))[1:]
-
-    def _reproducer(self, manager_type: Any, add: Callable[[Any], Any]) -> str:
-        """The pipeline as the reproducer has it, which is written before the first pass runs.
-
-        The first pass here is the inliner, on a module that the verifier refuses after it: the pass asked about does
-        not run, which on an empty module could abort the process.
-        """
-        self._nothing.set_attr("unprefixed", self._ir.builder(self._context).get_int32_attr(0))
-        manager = manager_type(self._context)
-        self._passes.common.add_inliner(manager)
-        add(manager)
-        saved = os.environ.get(_REPRODUCER)
-        os.environ[_REPRODUCER] = str(self._file)
-        try:
-            with contextlib.suppress(RuntimeError):
-                manager.run(self._nothing)
-        finally:
-            if saved is None:
-                del os.environ[_REPRODUCER]
-            else:
-                os.environ[_REPRODUCER] = saved
-        text = self._file.read_text()
-        start = text.index('pipeline: "') + len('pipeline: "')
-        return text[start : text.index('",\n', start)]
-
-
-def _joined(found: list[tuple[str, str]]) -> tuple[str, str]:
-    """One name for what one call added; it is one pass in every release so far."""
-    return "+".join(name for name, _ in found), ",".join(text for _, text in found)
 
 
 @contextlib.contextmanager
@@ -602,12 +475,9 @@ def located(
     return error
 
 
-def _inner(pipeline: str) -> str:
-    """A pipeline without the anchors ``builtin.module(any(...))`` around it."""
-    for anchor in ("builtin.module(", "any("):
-        if pipeline.startswith(anchor) and pipeline.endswith(")"):
-            pipeline = pipeline[len(anchor) : -1]
-    return pipeline
+def _joined(found: list[tuple[str, str]]) -> tuple[str, str]:
+    """One name for what one call added; it is one pass in every release so far."""
+    return "+".join(name for name, _ in found), ",".join(text for _, text in found)
 
 
 def _is_llvm(value: Any) -> bool:
@@ -627,7 +497,7 @@ def _written(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Numbers that an argument which is an object of libtriton holds: a pass may have written them."""
     found: dict[str, Any] = {}
     for argument in arguments:
-        if type(argument).__module__.startswith(_LIBTRITON):
+        if type(argument).__module__.startswith(LIBTRITON):
             values = {n: getattr(argument, n) for n in dir(argument) if not n.startswith("_")}
             found |= {n: v for n, v in values.items() if isinstance(v, (bool, int, float, str))}
     return found
