@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Releases of hip-python that the tests of the HIP driver run with, beside the newest; none with HIP_RELEASES=
+HIP_RELEASES ?= 6.4 7.2
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,6 +19,9 @@ pip := $(bin)/python -m pip --disable-pip-version-check --quiet
 # What decides which packages are needed and how the project is installed.
 recipe := pyproject.toml setup.py
 
+empty :=
+space := $(empty) $(empty)
+
 .PHONY: help demo test lint format coverage docs bench clean
 
 help:
@@ -26,8 +31,9 @@ help:
 demo: $(VENV)/.demo
 	@$(bin)/python examples/demo.py
 
-test: lint
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+test: lint $(HIP_RELEASES:%=$(VENV)/hip-%/.done)
+	TRLAUNCH_TEST_HIP_PYTHONS=$(subst $(space),:,$(HIP_RELEASES:%=$(abspath $(VENV))/hip-%/bin/python)) \
+	  $(bin)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(bin)/ruff check .
@@ -68,3 +74,9 @@ $(VENV)/.demo: $(recipe) | $(bin)/python
 $(VENV)/.dev: $(recipe) | $(bin)/python
 	$(pip) install --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# A Python with another release of hip-python and what trlaunch itself needs.
+$(VENV)/hip-%/.done: $(recipe) | $(bin)/python
+	$(bin)/python -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install 'hip-python==$*.*' --editable .
+	@touch $@

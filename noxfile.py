@@ -17,6 +17,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("release", ["6.4", "7.2", "10.0"])
+def hip(session: nox.Session, release: str) -> None:
+    session.install("--editable", ".[dev]", f"hip-python=={release}.*")
+    session.run("pytest", "tests/hip", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     session.install("--editable", ".[dev]")
     session.run("ruff", "check", ".")
