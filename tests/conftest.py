@@ -37,6 +37,9 @@ def why_no_amd() -> str:
     except ImportError as error:
         return f"needs an AMD GPU: {error}"
     try:
+        (status,) = hip.hipInit(0)
+        if status:
+            return f"needs an AMD GPU: hipInit returned {status.name}"
         status, count = hip.hipGetDeviceCount()
     except RuntimeError as error:  # libamdhip64.so is missing
         return f"needs an AMD GPU: {error}"

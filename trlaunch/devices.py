@@ -61,7 +61,7 @@ def default_device(backend: str | None = None) -> Device:
                 raise
             # Who has no hip-python does not wait for an AMD GPU.
             if name == "cuda" or find_spec("hip") is not None:
-                reasons.append(str(error))
+                reasons.append(str(error).partition("\n")[0])
     if backend == "hip":
         raise DeviceUnavailable(f"the kernel is for an AMD GPU, and {reasons[0]}")
     warn(

@@ -20,6 +20,7 @@ from trlaunch.scalars import SCALARS, from_llvm, from_mlir
 __all__ = ["Param", "Signature", "Source", "assemble", "category", "from_caller", "from_func", "from_llir", "from_ptx"]
 
 TENSOR_MAP_BYTES = 128  # sizeof(CUtensorMap), cuda.h
+_TDM_BYTES = 48  # a descriptor by value as Triton 3.8 and 3.9 take it on gfx1250
 HIDDEN_ROLES = ("global_scratch", "profile_scratch")
 
 
@@ -331,6 +332,11 @@ def assemble(image: ImageKernel, image_label: str, metadata: Metadata | None, so
             raise SignatureError(_counts(layout, image_label, source, 0))
         for i, slot in enumerate(source.slots):
             known = merged[i]
+            if known.size == _TDM_BYTES and (slot.type or "").startswith("tensordesc"):
+                raise SignatureError(
+                    f"parameter {i}{f' {slot.name!r}' if slot.name else ''} is a tensor descriptor of gfx1250, "
+                    f"{_TDM_BYTES} bytes by value, which trlaunch cannot make: make the descriptor in the kernel, or pass pointers"
+                )
             contradiction = _contradiction(known, slot)
             if contradiction:
                 raise SignatureError(

@@ -16,7 +16,7 @@ import trlaunch
 from tests.corpus_hip import Case, cases, find, hidden
 from tests.hip.test_launch_bytes import DEVICES, SETUP, slots
 from tests.oracle import buffer
-from trlaunch import ArtifactError, Kernel, Target
+from trlaunch import ArtifactError, Kernel, SignatureError, Target
 from trlaunch.check import runs_on
 from trlaunch.hip.note import MACHINES, vector_registers, wave_size
 
@@ -334,6 +334,14 @@ def test_arguments_of_the_runtime_are_no_parameters():
     assert all(p.type and p.type.startswith("hidden_") for p in kernel.entry.implicit)
     assert len(kernel.signature) == len(case.params) + 2
     assert kernel.signature.param_bytes == kernel.entry.implicit[0].offset == 64
+
+
+@pytest.mark.parametrize("release", ["3.8.0", "3.9.0"])
+def test_descriptors_that_gfx1250_takes_by_value_are_refused(release):
+    case = find(release, "hip:gfx1250", "tma_matmul_kernel")
+    words = r"parameter 0 'a_desc' is a tensor descriptor of gfx1250, 48 bytes by value, which trlaunch cannot make"
+    with pytest.raises(SignatureError, match=words):
+        Kernel.from_file(case.path("hsaco"))
 
 
 def test_public_names_work_without_hip_python():
