@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -404,6 +404,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9]{0,5}(-[A-Za-z0-9]{1,6}){0,3}", fullmatch=T
 OPTIONS = st.lists(st.from_regex(r"[a-z]{1,4}=[a-z0-9,]{1,6}", fullmatch=True), max_size=3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, OPTIONS), min_size=1, max_size=8), st.booleans())
 def test_printed_pipelines_are_read_back(passes, nested):
     written = [name + ("{" + " ".join(options) + "}" if options else "") for name, options in passes]
@@ -411,6 +412,7 @@ def test_printed_pipelines_are_read_back(passes, nested):
     assert elements(f"builtin.module({body})") == list(zip([n for n, _ in passes], written, strict=True))
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab-_.{}()<>, =", max_size=30))
 def test_any_pipeline_is_read_or_refused(text):
     try:
@@ -474,12 +476,14 @@ JSON = st.dictionaries(
 )
 
 
+@settings(deadline=None)  # the time is the machine's
 @given(st.none() | NAMES.map(lambda name: name + "#2"), JSON, JSON, st.sampled_from(["//", ";"]))
 def test_markers_are_read_back(after, options, carried, comment):
     marker = Marker("ttgir", after, "3.6.0", Target.parse("cuda:90"), options, carried)
     assert read_marker(marker.line(comment) + "module {}\n") == marker
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_a_damaged_marker_is_refused(rest):
     line = "// trlaunch: after cse#1 of ttir, triton 3.6.0, cuda:90, options " + rest.replace("\n", " ")
