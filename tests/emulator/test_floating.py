@@ -266,6 +266,63 @@ OPS += [
     Op("cvt_ftz", "cvt.rzi.ftz.f32.f32 %d, %a;", ("f32", "f32"),
        lambda a: math.copysign(float(math.trunc(a)), a) if math.isfinite(a) else a, (SINGLE,)),
 ]  # fmt: skip
+
+
+def in_mode(name: str, mode: str):
+    """The exact result of an operation of f32, rounded once; special values as Python has them."""
+
+    def python(*x: float) -> float:
+        try:
+            return {
+                "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+                "div": lambda a, b: a / b, "fma": lambda a, b, c: a * b + c, "sqrt": math.sqrt, "rcp": lambda a: 1 / a,
+            }[name](*x)  # fmt: skip
+        except ZeroDivisionError:
+            top, by = x if name == "div" else (1.0, x[0])
+            return (
+                math.nan
+                if top == 0 or top != top
+                else math.copysign(math.inf, math.copysign(1, top) * math.copysign(1, by))
+            )
+        except ValueError:
+            return math.nan
+
+    def reference(*x: float) -> float:
+        value = python(*x)
+        by_zero = (name == "div" and x[1] == 0) or (name == "rcp" and x[0] == 0)
+        if not all(math.isfinite(v) for v in x) or value != value or by_zero:
+            return value
+        if name == "sqrt":
+            if not x[0]:
+                return x[0]
+            scaled = Fraction(x[0]) * 2**400
+            root = math.isqrt(scaled.numerator * scaled.denominator) / Fraction(scaled.denominator)
+            sticky = Fraction(0) if root * root == scaled else Fraction(1, 2**200)
+            return rounded((root + sticky) / 2**200, "f32", mode)
+        a = [Fraction(v) for v in x]
+        exact_value = {
+            "add": lambda: a[0] + a[1], "sub": lambda: a[0] - a[1], "mul": lambda: a[0] * a[1], "div": lambda: a[0] / a[1],
+            "fma": lambda: a[0] * a[1] + a[2], "rcp": lambda: 1 / a[0],
+        }[name]()  # fmt: skip
+        if exact_value:
+            return rounded(exact_value, "f32", mode)
+        if name in ("mul", "div", "rcp"):
+            return value
+        last = {"add": x[-1], "sub": -x[-1], "fma": x[-1]}[name]
+        first = x[0] * x[1] if name == "fma" else x[0]
+        both = first == 0 and last == 0 and math.copysign(1, first) > 0 and math.copysign(1, last) > 0
+        return -0.0 if mode == "rm" and not both else value
+
+    return reference
+
+
+DIRECTED = [*SINGLE, 1 + 2.0**-23, 1 / 3, -3e38, 2.0**-149, 7.0, 0.1]
+OPS += [
+    Op(f"{name}_{mode}", f"{name}.{mode}.f32 %d, {', '.join(('%a', '%b', '%c')[:count])};", ("f32",) * (count + 1),
+       in_mode(name, mode), (DIRECTED,) * min(count, 2) + (([0.0, 1.0, -1e-30, 3e38],) if count == 3 else ()))
+    for name, count in (("add", 2), ("sub", 2), ("mul", 2), ("div", 2), ("fma", 3), ("sqrt", 1), ("rcp", 1))
+    for mode in ("rz", "rm", "rp")
+]  # fmt: skip
 MODULE = HEADER + "".join(op.text() for op in OPS)
 
 

@@ -1,4 +1,4 @@
-"""Triton's sm_90 kernels of every release against NumPy: wgmma, tensor copies, mbarriers, descriptors made on the GPU."""
+"""Triton's sm_90 kernels of every release against NumPy: wgmma, tensor copies, mbarriers, device descriptors."""
 
 from __future__ import annotations
 

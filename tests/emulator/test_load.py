@@ -14,8 +14,6 @@ from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.emulator.image import read_image
 from trlaunch.errors import EmulatorError, TrlaunchError, UnsupportedInstruction
 
-NEWER = ("matmul_kernel", "matmul_kernel_bf16", "matmul_kernel_tf32", "tma_matmul_kernel", "scratch_kernel")
-
 
 def load(text: str | bytes) -> None:
     image = read_image(text)
@@ -23,14 +21,17 @@ def load(text: str | bytes) -> None:
         EmulatorDriver.instance().load(image, kernel, 0)
 
 
-@pytest.mark.parametrize("case", [c for c in corpus.cases(target="cuda:90", level="ptx") if c.name in NEWER], ids=str)
-def test_kernels_of_sm_90_are_refused_with_the_first_line(case: corpus.Case) -> None:
-    text = case.text("ptx")
-    with pytest.raises(UnsupportedInstruction, match="the emulator cannot run it") as caught:
+def test_what_comes_after_sm_90_is_refused_with_its_line() -> None:
+    text = wrap("mov.u32 %r1, 0;\ntcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%a0], 128;")
+    with pytest.raises(UnsupportedInstruction, match="tcgen05 is not executed") as caught:
         load(text)
     line = int(str(caught.value).partition("PTX line ")[2].partition(":")[0])
-    assert text.splitlines()[line - 1].split("//")[0].strip() in str(caught.value)
-    assert "such instructions" in str(caught.value)
+    assert text.splitlines()[line - 1].startswith("tcgen05")
+
+
+@pytest.mark.parametrize("case", [c for c in corpus.cases(level="ptx") if not c.name.startswith("cluster")], ids=str)
+def test_every_kernel_without_clusters_loads(case: corpus.Case) -> None:
+    load(case.bytes("ptx"))
 
 
 @pytest.mark.parametrize("case", [c for c in corpus.cases(level="ptx") if c.name.startswith("cluster")], ids=str)
@@ -42,8 +43,9 @@ def test_clusters_are_refused(case: corpus.Case) -> None:
 @pytest.mark.parametrize(
     "body, message",
     [
-        ("wgmma.fence.sync.aligned;", "wgmma is not executed"),
-        ("add.rz.f32 %f1, %f2, %f3;", r"the rounding \.rz is not executed"),
+        ("wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {%f1}, %d1, %d2, 1;", "is not executed"),
+        ("mapa.shared::cluster.u32 %r1, %r2, 0;", "mapa is not executed"),
+        ("add.rz.f64 %g1, %g2, %g3;", r"the rounding \.rz is not executed"),
         ("bar.red.popc.u32 %r1, 0, %p1;", "bar.red.popc.u32 is not executed"),
         ("add.u32 %r1, %r2;", "takes 3 operands, not 2"),
         ("mov.u32 %r1, nothing;", "'nothing' is not a variable"),
@@ -65,7 +67,7 @@ def test_what_is_not_executed_says_so(body: str, message: str) -> None:
 
 def test_every_refused_instruction_is_counted() -> None:
     with pytest.raises(UnsupportedInstruction, match=r"\(3 such instructions in k; this is the first\)"):
-        load(wrap("wgmma.a;\nmov.u32 %r1, 0;\nwgmma.b;\nwgmma.c;"))
+        load(wrap("tcgen05.a;\nmov.u32 %r1, 0;\ntcgen05.b;\ntcgen05.c;"))
 
 
 def test_wide_registers_and_huge_variables() -> None:
@@ -79,13 +81,14 @@ ROOTS = (
     "add sub mul mad div rem min max neg abs and or xor not cnot shl shr shf lop3 prmt bfe bfi popc clz brev bfind setp "
     "set selp slct mov cvt cvta ld st atom red shfl vote match redux activemask fma sqrt rsqrt rcp sin cos lg2 ex2 tanh "
     "copysign testp bar barrier ldmatrix stmatrix mma cp isspacep createpolicy dp4a dp2a sad mul24 mad24 addc subc madc "
-    "membar fence nanosleep bra ret exit trap elect"
+    "membar fence nanosleep bra ret exit trap elect mbarrier tensormap wgmma setmaxnreg call"
 ).split()
 SUFFIXES = st.sampled_from(
     (
         "u8 s8 u16 s16 u32 s32 u64 s64 b16 b32 b64 f16 f16x2 bf16 bf16x2 f32 f64 pred tf32 lo hi wide cc sat rn rz rni rzi "
         "ftz approx full sync global shared param v2 v4 idx bfly ballot all m8n8 x4 trans aligned eq lt and add cas async "
-        "ca commit_group wait_group to uni l wrap row col m16n8k16 relu NaN arrive warp volatile const"
+        "ca commit_group wait_group to uni l wrap row col m16n8k16 relu NaN arrive warp volatile const bulk tensor 2d parity expect_tx try_wait mma_async m64n8k16 local "
+        "replace tile b1024 shared::cta init e4m3x2 satfinite v8"
     ).split()
 )
 OPERANDS = st.sampled_from(

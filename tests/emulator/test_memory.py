@@ -14,7 +14,7 @@ from trlaunch.devices import get
 from trlaunch.driver import Device, LaunchConfig
 from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.emulator.image import read_image
-from trlaunch.errors import DeviceUnavailable, EmulatorError, Fault, ImageError, UnsupportedInstruction
+from trlaunch.errors import DeviceUnavailable, EmulatorError, Fault, ImageError
 
 EXTRA = (
     ".shared .align 16 .b8 s[1024];\n.global .align 4 .b32 table[4] = {10, 20, 30, 40};\n"
@@ -242,10 +242,3 @@ def test_code_is_compiled_once(driver: EmulatorDriver) -> None:
     assert driver.load(image, "generic", 0).handle is EmulatorDriver().load(image, "generic", 0).handle
     with pytest.raises(ImageError, match="no kernel 'other'"):
         driver.load(image, "other", 0)
-
-
-def test_tensor_maps_are_refused(driver: EmulatorDriver) -> None:
-    with pytest.raises(UnsupportedInstruction, match="TMA"):
-        driver.encode_tensor_map(
-            element_type=6, address=0, shape=[1], strides=[], box=[1], swizzle=0, nan_fill=False, ordinal=0
-        )

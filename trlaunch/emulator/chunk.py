@@ -222,7 +222,7 @@ class Chunk:
             (self.shared, address - SHARED_WINDOW, in_shared),
             (self.memory, address, address < SHARED_WINDOW),
         )
-        found = []
+        found: list[tuple[Any, Array, Array, Array | None]] = []
         for memory, inside, here in every:
             active = here if mask is None else here & mask
             if active.any():

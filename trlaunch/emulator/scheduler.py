@@ -264,7 +264,26 @@ class Scheduler:
             "threads poll memory that nothing changes; if they wait for other CTAs, those have not started"
             " (only a cooperative launch has all CTAs run at once)"
         )
+        for site, state in self.chunk.barriers.report(sorted(self.chunk.barriers.waits)):
+            what += f"\n  PTX line {self.program.sites[site].line} waits: {state}"
+        for at, parked in sorted(self.parked.items()):
+            what += f"\n  {self._warps(parked)} at PTX line {self.program.sites[self._first_site(at)].line}"
+        for number, arrivals in sorted(self.waiting.items()):
+            for arrival in arrivals:
+                line = self.program.sites[arrival.site].line
+                what += f"\n  {self._warps(arrival.lanes)} at barrier {number}, PTX line {line}"
         return self.chunk.log.fault("deadlock", what, self._first_site(index), self._lanes(mask))
+
+    def _warps(self, mask: Array | None) -> str:
+        """The warps of the first CTA that has any of these lanes, in words."""
+        wide = np.broadcast_to(self._lanes(mask), self.shape) & self.chunk.alive
+        if not wide.any():
+            return "no thread"
+        row = int(np.flatnonzero(wide.any(axis=1))[0])
+        warps = np.flatnonzero(wide[row].reshape(-1, 32).any(axis=1))
+        cta, _ = self.chunk.log.lane(row, 0)
+        named = ", ".join(map(str, warps[:8])) + (", ..." if len(warps) > 8 else "")
+        return f"CTA {cta}: warp{'s' if len(warps) > 1 else ''} {named}"
 
     def _hung(self) -> Fault:
         index = min(self.pending, default=0)

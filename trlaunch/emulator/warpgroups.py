@@ -79,7 +79,7 @@ def _operand(
         descriptor = descriptor[:, ::_GROUP][:, groups]
         taking = mask
     else:
-        taking = None if mask is None else mask.any(axis=1, keepdims=True)
+        taking = None if mask is None else np.asarray(mask.any(axis=1, keepdims=True))
     if taking is not None:
         # Lanes that do not take part may hold anything.
         wide = np.broadcast_to(descriptor, np.broadcast_shapes(descriptor.shape, taking.shape))
@@ -121,7 +121,7 @@ def multiply(
     groups, active = np.arange(count), None
     if mask is not None:
         by_group = np.broadcast_to(mask, log.lanes).reshape(ctas, count, _GROUP)
-        some = by_group.any(axis=2)
+        some = np.asarray(by_group.any(axis=2))
         if (some[:, :, None] & ~by_group).any():
             torn = (some[:, :, None] & ~by_group).reshape(ctas, threads)
             raise log.fault(

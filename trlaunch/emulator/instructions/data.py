@@ -172,8 +172,8 @@ def _ld_param(c: Emitter, items: tuple[Operand, ...], a: Operand, t: str) -> Non
     if isinstance(a, Address) and isinstance(a.base, Register) and len(items) == 1:
         c.layout.param_address = True
         dtype = "u4" if TYPE_SIZES[a.base.type] == 4 else "u8"
-        at = c.constant("u8", a.offset & ((1 << 64) - 1))
-        address = c.temp(f"S.param_base + {c.read_as(a.base, dtype)} + {at}")
+        offset = c.constant("u8", a.offset & ((1 << 64) - 1))
+        address = c.temp(f"S.param_base + {c.read_as(a.base, dtype)} + {offset}")
         value = c.temp(f"S.memory.load({address}, {c.mask()}, {size}, {c.site})")
         return c.write_as(items[0], TYPE_DTYPE[t], f"{value}.view({TYPE_DTYPE[t]})")
     if not isinstance(a, Address) or not isinstance(a.base, Symbol) or a.base.name not in c.layout.params:
@@ -241,9 +241,10 @@ def atom(c: Emitter, i: Instruction, s: Suffixes) -> None:
     parts = [_items(v, count) for v in values[:wanted]]
     results = _items(d, count) if not isinstance(d, Sink) else (d,) * count
     # Each element of a vector is an atomic of its own (PTX ISA, atom).
+    wide = c.temp(f"{address}.astype(u8)") if count > 1 else address
     for k, result in enumerate(results):
         operands = ", ".join(c.read(part[k], t) for part in parts)
-        at = f"{address} + {c.constant('u4' if space == 'shared' else 'u8', k * TYPE_SIZES[t])}" if k else address
+        at = f"{wide} + {c.constant('u8', k * TYPE_SIZES[t])}" if k else wide
         old = c.temp(f"{memory}({at}, {c.mask()}, {TYPE_DTYPE[t]}, {c.site}, change_{key}, [{operands}])")
         c.write_as(result, TYPE_DTYPE[t], old, name_only=True)
 

@@ -131,23 +131,28 @@ def emit(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
     function(c, i, s, t)
 
 
-def _round_to_nearest(s: Suffixes) -> None:
+def _directed_mode(s: Suffixes, t: str) -> str:
+    """The rounding; other than to nearest for f32 alone."""
     mode = s.one_of(_ROUNDINGS, "rn")
-    if mode != "rn":
-        raise refuse(f"{s.root} with the rounding .{mode} is not executed")
+    if mode != "rn" and t != "f32":
+        raise refuse(f"{s.root} of type .{t} with the rounding .{mode} is not executed")
+    return mode
 
 
 def _binary(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
-    _round_to_nearest(s)
+    mode = _directed_mode(s, t)
     ftz, sat = s.flag("ftz"), s.flag("sat")
     s.finish()
     d, a, b = take(i, 3)
     sign = {"add": "+", "sub": "-", "mul": "*"}[s.root]
-    _write_float(c, d, t, f"{read_float(c, a, t, ftz)} {sign} {read_float(c, b, t, ftz)}", ftz, sat)
+    if mode != "rn":
+        value = f"{s.root}_directed({read_float(c, a, t, ftz)}, {read_float(c, b, t, ftz)}, {mode!r})"
+        return _write_float(c, d, t, value, ftz, sat)
+    return _write_float(c, d, t, f"{read_float(c, a, t, ftz)} {sign} {read_float(c, b, t, ftz)}", ftz, sat)
 
 
 def _fma(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
-    _round_to_nearest(s)
+    mode = _directed_mode(s, t)
     ftz, sat, relu = s.flag("ftz"), s.flag("sat"), s.flag("relu")
     s.finish()
     if relu and t in ("f32", "f64"):
@@ -155,7 +160,7 @@ def _fma(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
     d, a, b, e = take(i, 4)
     x, y, z = (read_float(c, o, t, ftz) for o in (a, b, e))
     function = {"f64": "fma64", "f32": "fma32", "f16": "fma16", "f16x2": "fma16"}.get(t, "fma_bf16")
-    value = f"{function}({x}, {y}, {z})"
+    value = f"{function}({x}, {y}, {z})" if mode == "rn" else f"fma_directed({x}, {y}, {z}, {mode!r})"
     if relu:
         value = f"float_max({value}, {c.constant('f4' if 'bf16' in t else 'f2', 0)})"
     _write_float(c, d, t, value, ftz, sat)
@@ -258,13 +263,86 @@ def _fma_exact(a: float, b: float, c: float) -> float:
         return math.inf if top > 0 else -math.inf
 
 
+@runtime
+def directed(value: Array, error: Array, mode: str) -> Array:
+    """f32 of the exact number ``value + error`` (f64, the error smaller than a step of the value), rounded to ``rz``,
+    ``rm`` or ``rp``. What overflows toward the rounding becomes the largest number; an exact zero sum is left alone.
+    """
+    near = value.astype(F4)
+    back = near.astype(F8)
+    rest = np.where(np.isfinite(value) & np.isfinite(near), value - back, 0.0)
+    over = np.isinf(near) & np.isfinite(value)
+    rest = np.where(rest == 0, error, rest)
+    rest = np.where(over, -back, rest)
+    if mode == "rz":
+        down, up = (rest < 0) & (near > 0), (rest > 0) & (near < 0)
+    else:
+        down, up = (rest < 0) & (mode == "rm"), (rest > 0) & (mode == "rp")
+    lower, upper = np.nextafter(near, F4(-np.inf)), np.nextafter(near, F4(np.inf))
+    result = np.where(down, lower, np.where(up, upper, near))
+    return np.where(np.isfinite(value), result, near)
+
+
+def _sum_directed(a: Array, b: Array, mode: str) -> Array:
+    total, error = _two_sum(a, b)
+    error = np.where(np.isfinite(total), error, 0.0)
+    result = directed(total, error, mode)
+    if mode == "rm":  # x - x is -0.0 in this mode
+        zero = (total == 0) & ~((a == 0) & (b == 0) & ~np.signbit(a) & ~np.signbit(b))
+        result = np.where(zero, F4(-0.0), result)
+    return result
+
+
+@runtime
+def add_directed(a: Array, b: Array, mode: str) -> Array:
+    """``add.rz.f32`` and the like."""
+    return _sum_directed(a.astype(F8), b.astype(F8), mode)
+
+
+@runtime
+def sub_directed(a: Array, b: Array, mode: str) -> Array:
+    """``sub.rz.f32`` and the like."""
+    return _sum_directed(a.astype(F8), -b.astype(F8), mode)
+
+
+@runtime
+def mul_directed(a: Array, b: Array, mode: str) -> Array:
+    """``mul.rz.f32`` and the like."""
+    product = a.astype(F8) * b
+    return directed(product, np.zeros_like(product), mode)
+
+
+@runtime
+def fma_directed(a: Array, b: Array, c: Array, mode: str) -> Array:
+    """``fma.rz.f32`` and the like."""
+    product = a.astype(F8) * b
+    return _sum_directed(product, np.broadcast_to(c.astype(F8), np.broadcast_shapes(product.shape, c.shape)), mode)
+
+
+@runtime
+def div_directed(a: Array, b: Array, mode: str) -> Array:
+    """``div.rz.f32`` and the like: what the quotient misses has the sign of the remainder over the divisor."""
+    wide, by = a.astype(F8), b.astype(F8)
+    near = (wide / by).astype(F4).astype(F8)
+    rest = np.where(np.isfinite(near) & (by != 0), (wide - near * by) * np.sign(by), 0.0)
+    quotient = np.where(np.isfinite(near), near, wide / by)
+    return directed(quotient, rest, mode)
+
+
+@runtime
+def sqrt_directed(x: Array, mode: str) -> Array:
+    """``sqrt.rz.f32`` and the like."""
+    near = np.sqrt(x.astype(F8)).astype(F4).astype(F8)
+    return directed(near, np.where(np.isfinite(near), x - near * near, 0.0), mode)
+
+
 def _div(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
-    if not (s.flag("full") or s.flag("approx")):
-        _round_to_nearest(s)
+    mode = "rn" if s.flag("full") or s.flag("approx") else _directed_mode(s, t)
     ftz = s.flag("ftz")
     s.finish(("f32", "f64"), t)
     d, a, b = take(i, 3)
-    _write_float(c, d, t, f"{read_float(c, a, t, ftz)} / {read_float(c, b, t, ftz)}", ftz)
+    x, y = read_float(c, a, t, ftz), read_float(c, b, t, ftz)
+    _write_float(c, d, t, f"{x} / {y}" if mode == "rn" else f"div_directed({x}, {y}, {mode!r})", ftz)
 
 
 def _min_max(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
@@ -362,12 +440,18 @@ _UNARY = {
 def unary(c: Emitter, i: Instruction, s: Suffixes) -> None:
     """Roots, reciprocals and transcendental functions."""
     t = s.type()
-    if not s.flag("approx"):
-        _round_to_nearest(s)
+    mode = "rn" if s.flag("approx") else _directed_mode(s, t)
     ftz = s.flag("ftz")
     s.finish(_UNARY[s.root], t)
     d, a = take(i, 2)
-    _write_float(c, d, t, f"float_{s.root}({read_float(c, a, t, ftz)})", ftz)
+    if mode != "rn":
+        if s.root not in ("sqrt", "rcp"):
+            raise refuse(f"{i.opcode} is not PTX")
+        x = read_float(c, a, t, ftz)
+        one = c.constant("f4", 1)
+        value = f"sqrt_directed({x}, {mode!r})" if s.root == "sqrt" else f"div_directed({one}, {x}, {mode!r})"
+        return _write_float(c, d, t, value, ftz)
+    return _write_float(c, d, t, f"float_{s.root}({read_float(c, a, t, ftz)})", ftz)
 
 
 @runtime

@@ -8,7 +8,7 @@ import numpy as np
 
 from trlaunch.emulator.instructions.base import TYPE_DTYPE, U4, Array, Suffixes, emits, refuse, runtime, take
 from trlaunch.emulator.instructions.data import address_of
-from trlaunch.emulator.syntax import TYPE_SIZES, Address, Immediate, Instruction, Pair, Register, Sink, Vector
+from trlaunch.emulator.syntax import TYPE_SIZES, Address, Immediate, Instruction, Operand, Pair, Register, Sink, Vector
 from trlaunch.emulator.tensor_maps import FIELDS
 from trlaunch.emulator.warpgroups import Product
 
@@ -27,35 +27,36 @@ def mbarrier(c: Emitter, i: Instruction, s: Suffixes) -> None:
     expects, parity = s.flag("expect_tx"), s.flag("parity")
     s.drop(*_ORDER)
     s.finish()
-    at, mask, site = "S.barriers", c.mask(), c.site
+    mask, site = c.mask(), c.site
     zero, one = c.constant("u8", 0), c.constant("u8", 1)
     if action == "init":
         a, count = take(i, 2)
-        return c.line(f"{at}.init({address_of(c, a, 'shared')}, {c.read(count, 'u32')}, {mask}, {site})")
+        return c.line(f"S.barriers.init({address_of(c, a, 'shared')}, {c.read(count, 'u32')}, {mask}, {site})")
     if action == "inval":
         (a,) = take(i, 1)
-        return c.line(f"{at}.invalidate({address_of(c, a, 'shared')}, {mask}, {site})")
+        return c.line(f"S.barriers.invalidate({address_of(c, a, 'shared')}, {mask}, {site})")
     if action in ("expect_tx", "complete_tx"):
-        a, nbytes = take(i, 2)
+        a, amount = take(i, 2)
         sign = "" if action == "expect_tx" else "-"
-        signed = c.temp(f"{sign}{c.read(nbytes, 'u32')}.astype(i8)")
-        return c.line(f"{at}.arrive({address_of(c, a, 'shared')}, {zero}, {signed}, {mask}, {site})")
+        signed = c.temp(f"{sign}{c.read(amount, 'u32')}.astype(i8)")
+        return c.line(f"S.barriers.arrive({address_of(c, a, 'shared')}, {zero}, {signed}, {mask}, {site})")
     if action == "arrive":
-        if i.operands and isinstance(i.operands[0], Address):
-            d, operands = Sink(), i.operands
-        else:
-            d, operands = i.operands[0] if i.operands else Sink(), i.operands[1:]
+        d: Operand = Sink()
+        operands = i.operands
+        if operands and not isinstance(operands[0], Address):
+            d, operands = operands[0], operands[1:]
         if not 1 <= len(operands) <= 2 or (expects and len(operands) != 2):
             raise refuse(f"{i.opcode} with these operands is not executed")
-        a, number = operands[0], c.read(operands[1], "u32") if len(operands) == 2 else one
-        count, nbytes = (one, number) if expects else (number, zero)
-        old = c.temp(f"{at}.arrive({address_of(c, a, 'shared')}, {count}, {nbytes}, {mask}, {site})")
+        a = operands[0]
+        number = c.read(operands[1], "u32") if len(operands) == 2 else one
+        arrivals, nbytes = (one, number) if expects else (number, zero)
+        old = c.temp(f"S.barriers.arrive({address_of(c, a, 'shared')}, {arrivals}, {nbytes}, {mask}, {site})")
         return c.write_as(d, "u8", old, name_only=True)
     if action in ("test_wait", "try_wait"):
         p, a, state = take(i, 3, 4)[:3]
         # A state is the word before the arrival; the phase it was in has to end.
         wanted = c.read(state, "u32") if parity else c.temp(f"({c.read(state, 'u64')} >> {c.constant('u8', 62)})")
-        passed = c.temp(f"{at}.passed({address_of(c, a, 'shared')}, {wanted}, {mask}, {site})")
+        passed = c.temp(f"S.barriers.passed({address_of(c, a, 'shared')}, {wanted}, {mask}, {site})")
         return c.write_as(p, "p", passed, name_only=True)
     raise refuse(f"{i.opcode} is not executed")
 
