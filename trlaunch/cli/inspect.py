@@ -61,7 +61,8 @@ def _describe(artifact: Artifact, name: str | None, signature: str | None) -> di
         described["kernels"] = _text_kernels(artifact, name)
     else:
         raise ArtifactError(
-            f"{artifact.label} is {artifact.level}, which this version cannot look into: expected a level from ttir on"
+            f"{artifact.label} is {artifact.level}, which this version cannot look into: expected cubin, ptx, hsaco, "
+            f"amdgcn, llir, ttgir or ttir"
         )
     return described
 
