@@ -164,8 +164,8 @@ def test_streams_are_ordered() -> None:
 def test_wrong_launches_are_refused_and_leave_the_device_alive() -> None:
     case = compiled("matmul_kernel", "3.6.0")
     matrix = array(np.zeros((512, 512), np.float16))
+    wrong = Kernel.from_file(case.path("hsaco"), {**case.metadata, "num_warps": 8}, device=DEVICE)
     with pytest.raises(trlaunch.CheckError):
-        wrong = Kernel.from_file(case.path("hsaco"), {**case.metadata, "num_warps": 8}, device=DEVICE)
         wrong.launch(1, matrix, matrix, matrix, *([512] * 6))
     with pytest.raises(trlaunch.ArgumentError):
         kernel_of(case).launch(1, 1, 2, 3, 4, 5, 6, 7, 8, 9)
