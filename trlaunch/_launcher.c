@@ -543,6 +543,9 @@ static int place_float(Packing *p, const Slot *s, int kind, PyObject *value) {
     } else if (kind == BF16) {
         uint16_t bits = bfloat16(number);
         memcpy(to, &bits, 2);
+    } else if (number >= 65520 || number <= -65520) { /* halfway to where the next power of two would be */
+        uint16_t bits = number > 0 ? 0x7C00 : 0xFC00;
+        memcpy(to, &bits, 2);
     } else {
 #if PY_VERSION_HEX >= 0x030B0000
         if (PyFloat_Pack2(number, (char *)to, 1)) return unusual();

@@ -148,7 +148,7 @@ def learn(
     if plan is None:
         plan = False
         if _known(loaded.findings):
-            direct = direct_launch(loaded.driver, function, config)
+            direct = direct_launch(loaded.driver, function, config, loaded.packer.signature.param_bytes)
             make = _native_plan if _native is not None else _PythonPlan.of
             plan = make(direct, loaded.packer, loaded.properties, known) or False
         loaded.plan = plan
@@ -377,7 +377,7 @@ class _PythonPlan:
         names |= {
             "ordinal": self.properties.device.ordinal,
             "configured": configured,
-            "configure": _configure(configured, ctas_of, direct.launcher(self.size)),
+            "configure": _configure(configured, ctas_of, direct.launcher()),
             "plain": _is_plain,
             "push": push,
             "fixed": self.fixed,

@@ -66,6 +66,8 @@ class DirectLaunch:
         Loaded and prepared.
     config : LaunchConfig
         Of a launch that went well.
+    nbytes : int
+        Size of its parameter buffer.
     """
 
     no_context = INVALID_CONTEXT
@@ -73,9 +75,10 @@ class DirectLaunch:
     grid_offset: int = _Config.grid.offset
     stream_offset: int = _Config.stream.offset
 
-    def __init__(self, driver: CudaDriver, function: Function, config: LaunchConfig) -> None:
+    def __init__(self, driver: CudaDriver, function: Function, config: LaunchConfig, nbytes: int) -> None:
         self.driver = driver
         self.function = function
+        self.nbytes = nbytes
         self.config = replace(config, stream=0)
         self.made = driver.launch_config(self.config)
         self.non_portable = math.prod(config.cluster) > PORTABLE_CLUSTER
@@ -122,11 +125,14 @@ class DirectLaunch:
         """Raise the `DriverError` of a launch."""
         config = replace(self.config, grid=grid, stream=stream)
         raise self.driver.calls.error(
-            call, status, f"launching {self.function.name!r} on {self.function.device} with {config}"
+            call,
+            status,
+            f"launching {self.function.name!r} on {self.function.device} with {config} "
+            f"and {self.nbytes} bytes of parameters",
         )
 
     def launcher(
-        self, nbytes: int
+        self,
     ) -> Callable[[tuple[int, int, int], int], Callable[[Callable[..., None], Any], bool]]:
         """For the interpreter: a function of grid and stream that gives the launch in that configuration.
 
@@ -137,7 +143,7 @@ class DirectLaunch:
         bindings, parameters = driver.calls.bindings, driver.parameters
         identify, launch_kernel = bindings.cuCtxGetId, bindings.cuLaunchKernelEx
         entries = function.handle.entries
-        non_portable = self.non_portable
+        non_portable, nbytes = self.non_portable, self.nbytes
 
         def configure(grid: tuple[int, int, int], stream: int) -> Callable[[Callable[..., None], Any], bool]:
             made = driver.launch_config(replace(self.config, grid=grid, stream=stream))

@@ -1,0 +1,461 @@
+"""Plans: native, generated and explaining launches do the same, over the fake libcuda.
+
+One script runs in a process for each of the three; what it prints (results and messages) and what reached the driver
+must be equal. The explaining path's bytes are those that `tests.cuda.test_launch_bytes` checks against PTX and NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+EXTENSION = importlib.util.find_spec("trlaunch._launcher")
+MODES = {"explain": "explain", "python": "1", "native": "0"}
+
+
+@pytest.fixture(scope="module", params=["python", "native"])
+def mode(request):
+    if request.param == "native" and EXTENSION is None:
+        pytest.skip("trlaunch._launcher is not built: python setup.py build_ext --inplace")
+    return request.param
+
+
+SETUP = """
+import ctypes, json, math, random, sys, threading, types, warnings
+import numpy as np
+import trlaunch
+from trlaunch import Kernel, Pointer, TensorDescriptor
+from trlaunch import kernel as kernel_module, launching
+from tests.arrays import CupyLike, TorchLike
+from tests.corpus import cases, find
+from tests.cuda.test_launch_bytes import values_of
+from tests.fakecuda.inside import cuda, driver, fail, user_context
+
+BASE = 0x7F40_0000_0000
+explained = 0
+original = Kernel._choose
+
+def choose(self, *given):
+    global explained
+    explained += 1
+    return original(self, *given)
+
+Kernel._choose = choose
+
+def primary(ordinal):
+    driver()
+    context = cuda("cuDevicePrimaryCtxRetain", ordinal)
+    cuda("cuCtxSetCurrent", context)
+    return context
+
+def array(address, device="cuda:0", dtype="fp32"):
+    made = trlaunch.empty(0, dtype, device)  # of its own it would be somewhere else in each process
+    made.address, made.shape, made.nbytes = address, (1024,), 4096
+    made._native = (address, *made._native[1:])
+    return made
+
+def attempt(kernel, *given, **named):
+    try:
+        call = kernel.launch if isinstance(kernel, Kernel) else kernel
+        print(call(*given, **named))
+    except (trlaunch.TrlaunchError, TypeError) as error:
+        print(type(error).__name__, error)
+"""
+
+TORCH = """
+class DLTensor(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("kind", ctypes.c_int32), ("ordinal", ctypes.c_int32),
+                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
+                ("lanes", ctypes.c_uint16),
+                ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p), ("offset", ctypes.c_uint64))
+
+From = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(DLTensor))
+Current = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p))
+
+class Exchange(ctypes.Structure):
+    _fields_ = (("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("previous", ctypes.c_void_p),
+                ("functions", ctypes.c_void_p * 3), ("read", From), ("current", Current))
+
+class dtype:
+    def __init__(self, name): self.name = name
+    def __str__(self): return "torch." + self.name
+    __repr__ = __str__
+
+torch = types.ModuleType("torch")
+torch.dtype = dtype
+NUMBERS = {"float16": (2, 16), "float32": (2, 32), "float64": (2, 64), "bfloat16": (4, 16), "int32": (0, 32),
+           "int64": (0, 64), "uint8": (1, 8), "bool": (6, 8), "complex64": (5, 64)}
+for name in NUMBERS:
+    setattr(torch, name, dtype(name))
+
+class Tensor(TorchLike):
+    reads = 0
+    def __init__(self, address, shape=(1024,), dtype="float32", device="cuda:0", strides=None):
+        super().__init__(address, shape, "float32", device, strides)
+        self.dtype = getattr(torch, dtype)
+        self.sizes = (ctypes.c_int64 * len(shape))(*shape)
+        self.steps = (ctypes.c_int64 * len(shape))(*self.stride())
+    def element_size(self): return NUMBERS[self.dtype.name][1] // 8
+    @property
+    def is_cuda(self): return self.device.type == "cuda"
+    def get_device(self): return (self.device.index or 0) if self.is_cuda else -1
+
+def read(tensor, out):
+    Tensor.reads += 1
+    code, bits = NUMBERS[tensor.dtype.name]
+    out[0] = DLTensor(tensor.address - 8, 2 if tensor.is_cuda else 1, max(tensor.get_device(), 0), len(tensor.shape),
+                      code, bits, 1, ctypes.addressof(tensor.sizes), ctypes.addressof(tensor.steps), 8)
+    return 0
+
+current = {}
+def current_stream(kind, ordinal, out):
+    out[0] = current.get(ordinal, 0)
+    return 0
+
+torch.Tensor = Tensor
+torch._C = types.SimpleNamespace(_cuda_getCurrentRawStream=lambda ordinal: current.get(ordinal, 0))
+sys.modules["torch"] = torch
+
+def with_table(major=1):
+    global api
+    api = Exchange(major, 3, None, (ctypes.c_void_p * 3)(1, 1, 1), From(read), Current(current_stream))
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    Tensor.__dlpack_c_exchange_api__ = new(ctypes.addressof(api), b"dlpack_exchange_api", None)
+"""
+
+
+def same(fakecuda, mode, script, **options):
+    """Run in the explaining and in another mode; what both printed, and how often the other explained."""
+    tail = "\nprint('explained', explained)\n"
+    runs = {}
+    for name in ("explain", mode):
+        env = {"TRLAUNCH_PURE_PYTHON": MODES[name]}
+        runs[name] = fakecuda.run(SETUP + script + tail, **{"devices": (90, 80), "env": env, **options})
+    lines = {name: recorded.stdout.splitlines() for name, recorded in runs.items()}
+    assert lines["explain"][:-1] == lines[mode][:-1]
+    launches = {name: recorded.of("cuLaunchKernelEx") for name, recorded in runs.items()}
+    for name, calls in launches.items():  # handles are other addresses in each process: by their first appearance
+        seen: dict[tuple[str, int], int] = {}
+        launches[name] = [
+            {k: seen.setdefault((k, v), len(seen)) if k in ("stream", "context") else v for k, v in call.values.items()}
+            | {"thread": call.thread, "status": call.status}
+            for call in calls
+        ]
+    assert launches["explain"] == launches[mode]
+    assert launches[mode]
+    return lines[mode][:-1], *(int(lines[name][-1].split()[1]) for name in ("explain", mode))
+
+
+def test_scalars_of_every_type(fakecuda, mode):
+    _, long, short = same(
+        fakecuda,
+        mode,
+        """
+primary(0)
+for case in cases(kernel="scalars_kernel", target="cuda:90"):
+    kernel = Kernel.from_file(case.path("cubin"))
+    for number in range(40):
+        attempt(kernel, 1 + number % 3, *[Pointer(v) if t.startswith("*") else v for t, v in values_of(case, number)])
+""",
+    )
+    assert long == 400
+    # The generated plan leaves to others what `struct` does not take: 200 for an i8 of unknown sign, 1e300 for fp16.
+    assert short == 10 if mode == "native" else short < 400
+
+
+WRONG = """
+primary(0)
+case = find("3.6.0", "cuda:90", "scalars_kernel")
+kernel = Kernel.from_file(case.path("cubin"))
+odd = [None, "x", b"", 1.5, True, False, -1, 1, 2**7, 2**8, 2**15, 2**16, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1,
+       2**64, -2**31, -2**31 - 1, -2**63, -2**63 - 1, 10**400, math.nan, math.inf, -0.0, 1e39, 65520.0, 1 + 1j,
+       np.int32(3), np.float32(1.5), np.float64(2.5), np.bool_(True), np.array(3), np.zeros(4), Pointer(BASE),
+       Pointer(BASE + 1), Pointer(0), Pointer(2**64 - 16), TorchLike(BASE), TorchLike(BASE, dtype="float16"),
+       TorchLike(BASE, device="cuda:1"), TorchLike(BASE, device="cpu"), types.SimpleNamespace(), (), (1,), [1.5], (1, 2)]
+good = [Pointer(BASE) if p.type.startswith("*") else 1.5 if p.type[0] in "bf" and p.type[:3] != "fp8" else 1
+        for p in case.params]
+kernel.launch(1, *good)
+for position in range(len(good)):
+    for value in odd:
+        attempt(kernel, 1, *good[:position], value, *good[position + 1:])
+attempt(kernel, 1, *good[:-1])
+attempt(kernel, 1, *good, 1)
+attempt(kernel, 1)
+names = [p.name for p in kernel.signature.user]
+attempt(kernel, 1, **dict(zip(names, good)))
+attempt(kernel, 1, *good[:3], **dict(zip(names[3:], good[3:])))
+attempt(kernel, 1, *good[:3], **dict(zip(names[2:], good[2:])))
+attempt(kernel, 1, *good, nonsense=1)
+attempt(kernel, 1, tuple(good[:2]), *good[2:])
+attempt(kernel, 1, [good[0], (good[1],)], *good[2:])
+for grid in (1, (2,), [2, 3], (1, 1, 1), (1, 1, 1, 1), (), 0, (0, 1), -1, (1.0,), 1.0, True, (True, 2),
+             np.int64(2), (np.int64(2), 1), "1", None, 2**31 - 1, 2**31, (1, 65535), (1, 65536), (1.0,), (1,), 2**70):
+    attempt(kernel, grid, *good)
+    try:
+        bound = kernel.bind(grid=grid)
+    except trlaunch.ArgumentError as error:
+        print(error)
+    else:
+        attempt(bound, *good)
+for stream in (None, 0, 1, 2, True, -1, 2**64, "x", 1.5, 12345, int(cuda("cuStreamCreate", 0)) and 0):
+    attempt(kernel, 1, *good, stream=stream)
+for device in (None, "cuda", "cuda:0", "cuda:1", "cuda:7", "nonsense", trlaunch.Device("cuda", 0), 3):
+    for _ in range(2):
+        attempt(kernel, 1, *good, device=device)
+attempt(kernel)
+attempt(kernel, *good, grid=1)
+attempt(kernel[2], *good)
+attempt(kernel[2], *good[:-1])
+attempt(kernel[(1, 2)], *good, stream=1)
+attempt(kernel.bind(grid=1, stream=1, device="cuda:0"), *good)
+attempt(kernel.bind(grid=1, stream=1), *good[:3], **dict(zip(names[3:], good[3:])))
+"""
+
+
+def test_whatever_is_wrong_is_explained_alike(fakecuda, mode):
+    lines, long, short = same(fakecuda, mode, WRONG)
+    assert sum(line.startswith("ArgumentError") for line in lines) > 200
+    assert sum(line == "None" for line in lines) > 100
+    assert short < long
+
+
+@pytest.mark.parametrize("table", [True, False], ids=["table", "methods"])
+def test_torch_tensors_are_checked_and_bring_their_stream(fakecuda, mode, table):
+    _, long, short = same(
+        fakecuda,
+        mode,
+        TORCH
+        + ("with_table()" if table else "")
+        + """
+contexts = [primary(1), primary(0)]
+case = find("3.6.0", "cuda:90", "add_kernel")
+kernel = Kernel.from_file(case.path("cubin"))
+streams = [int(cuda("cuStreamCreate", 0)) for _ in range(2)]
+good = [Tensor(BASE + 4096 * i) for i in range(3)]
+for step in range(6):
+    current[0] = streams[step % 2]
+    attempt(kernel, 4, *good, 1024)
+    attempt(kernel, 4, *good, 1024, stream=0)
+    attempt(kernel[4], *good, 1024)
+    attempt(kernel.bind(grid=4, stream=streams[1]), *good, 1024)
+attempt(kernel, 4, *good, 1024, stream=types.SimpleNamespace(cuda_stream=streams[0]))
+attempt(kernel, 4, *good, 1024, stream=types.SimpleNamespace())
+bad = [Tensor(BASE, device="cpu"), Tensor(BASE, device="cuda:1"), Tensor(BASE + 4), Tensor(BASE, dtype="float16"),
+       Tensor(BASE, dtype="int32"), Tensor(BASE, dtype="complex64"), Tensor(0, (0,)),
+       Tensor(BASE, (0,), device="cuda:1"), Tensor(0, (0,), device="cpu"), None, 5, 5.0]
+for position in range(3):
+    for value in bad:
+        attempt(kernel, 4, *good[:position], value, *good[position + 1:], 1024)
+for tensor in good:
+    attempt(kernel, 4, *good, tensor)
+attempt(kernel, 4, *good, 1000)
+current.clear()
+attempt(kernel, 4, good[0], Pointer(BASE), good[1], 1024)
+"""
+        + "print()\n",
+        devices=(90, 90),
+    )
+    assert short < long - 15
+
+
+def test_torch_without_a_table_or_with_a_later_one_is_read_by_its_methods(fakecuda, mode):
+    script = """
+primary(0)
+case = find("3.6.0", "cuda:90", "add_kernel")
+kernel = Kernel.from_file(case.path("cubin"))
+for _ in range(3):
+    kernel.launch(4, *[Tensor(BASE + 4096 * i) for i in range(3)], 1024)
+print(Tensor.reads, explained)
+"""
+    env = {"TRLAUNCH_PURE_PYTHON": MODES[mode]}
+    for table, reads in (("with_table()", 6), ("with_table(2)", 0), ("", 0)):
+        recorded = fakecuda.run(SETUP + TORCH + table + script, env=env)
+        assert recorded.stdout.split() == [str(reads if mode == "native" else 0), "1"]
+
+
+def test_every_device_and_context(fakecuda, mode):
+    _, long, short = same(
+        fakecuda,
+        mode,
+        """
+case = find("3.6.0", "cuda:80", "add_kernel")
+kernel = Kernel.from_file(case.path("cubin"))
+both = [[array(BASE + 4096 * i, f"cuda:{n}") for i in range(3)] for n in (0, 1)]
+for where in (None, 0, 1):
+    if where is not None:
+        primary(where)
+    for _ in range(3):
+        for arrays in both:
+            attempt(kernel, 4, *arrays, 1024)
+            attempt(kernel, 4, Pointer(BASE), *arrays[1:], 1024)
+        attempt(kernel, 4, *both[0][:2], both[1][0], 1024)
+        attempt(kernel, 4, *[Pointer(BASE)] * 3, 1024)
+        attempt(kernel, 4, *[Pointer(BASE)] * 3, 1024, device="cuda:1")
+own = user_context(1)
+for _ in range(2):
+    for arrays in both:
+        attempt(kernel, 4, *arrays, 1024)
+given = Kernel.from_file(case.path("cubin"), device="cuda:1")
+for _ in range(3):
+    attempt(given, 4, *both[1], 1024)
+    attempt(given, 4, *both[0], 1024)
+    attempt(given, 4, *[Pointer(BASE)] * 3, 1024)
+    attempt(given, 4, *[Pointer(BASE)] * 3, 1024, device="cuda:0")
+thread = threading.Thread(target=lambda: [attempt(given, 4, *both[1], 1024) for _ in range(3)])
+thread.start()
+thread.join()
+""",
+        devices=(80, 80),
+    )
+    assert short < long / 2
+
+
+def test_clusters_cooperative_grids_and_programmatic_launches(fakecuda, mode):
+    _, long, short = same(
+        fakecuda,
+        mode,
+        """
+primary(0)
+for name in ("cluster_kernel", "cluster_matmul_kernel", "cooperative_kernel", "pdl_kernel"):
+    for case in cases(kernel=name, target="cuda:90"):
+        kernel = Kernel.from_file(case.path("cubin"))
+        values = [Pointer(BASE) if p.type.startswith("*") else p.value for p in case.params]
+        for grid in ((4, 6), (4, 6), 3, (4, 6), 100000, 100000, (1, 40000)):
+            attempt(kernel, grid, *values)
+""",
+    )
+    assert short < long
+
+
+DESCRIPTORS = """
+primary(0)
+class Foreign:
+    pass
+def descriptor(address, rows=512, cols=512, block=(64, 64), device="cuda:0", **more):
+    return TensorDescriptor(Tensor(address, (rows, cols), "float16", device), (rows, cols), (cols, 1), block, **more)
+A, B, C = 0x7F00_0000_0000, 0x7F10_0000_0000, 0x7F20_0000_0000
+for release in ("3.2.0", "3.4.0", "3.6.0", "3.9.0"):
+    kernel = Kernel.from_file(find(release, "cuda:90", "tma_matmul_kernel").path("cubin"))
+    a, b, c = descriptor(A), descriptor(B), descriptor(C)
+    for _ in range(3):
+        attempt(kernel, 4, a, b, c, 512, 512, 512)
+    a.tensor.address += 4096
+    attempt(kernel, 4, a, b, c, 512, 512, 512)
+    a.tensor.address += 4096
+    for _ in range(2):
+        attempt(kernel, 4, a, b, c, 512, 512, 512)
+        attempt(kernel, 4, TensorDescriptor(a.tensor, block_shape=[64, 64]), b, c, 512, 512, 512)
+        attempt(kernel, 4, TensorDescriptor(a.tensor, None, [512, 1], [64, 64]), b, c, 512, 512, 512)
+        attempt(kernel, 4, TensorDescriptor(a.tensor, [256, 512], None, [64, 64]), b, c, 512, 512, 512)
+    for bad in (descriptor(A + 8), descriptor(A, device="cuda:1"), descriptor(A, padding="nan"),
+                descriptor(A, padding="one"), descriptor(A, round_f32_to_tf32=True), descriptor(A, block=(64,)),
+                descriptor(A, 512, 500), descriptor(A, block=(512, 64)), descriptor(A, 0), a.tensor, None, 5,
+                TensorDescriptor(a.tensor, (64, 64, 64), (1, 1, 1), (1, 1, 1)), bytes(128),
+                TensorDescriptor(a.tensor, (512,), (1,), (64,)), TensorDescriptor(a.tensor, "xy", None, (64, 64))):
+        for _ in range(2):
+            attempt(kernel, 4, bad, b, c, 512, 512, 512)
+            attempt(kernel, 4, a, b, bad, 512, 512, 512)
+kernel = Kernel.from_file(find("3.6.0", "cuda:80", "tma_matmul_kernel").path("cubin"))
+a, b, c = descriptor(A, device="cuda:1"), descriptor(B, device="cuda:1"), descriptor(C, device="cuda:1")
+for _ in range(3):
+    attempt(kernel, 4, a, b, c, 512, 512, 512)
+    attempt(kernel, 4, descriptor(A, device="cuda:1", padding="nan"), b, c, 512, 512, 512)
+    attempt(kernel, 4, a, b, 512, 512, 512)
+"""
+
+
+def test_tensor_descriptors(fakecuda, mode):
+    _, long, short = same(fakecuda, mode, TORCH + "with_table()\n" + DESCRIPTORS)
+    assert short == long if mode == "python" else short < long - 60
+
+
+def test_statuses_of_the_driver_are_raised_alike(fakecuda, mode):
+    lines, _, short = same(
+        fakecuda,
+        mode,
+        """
+primary(0)
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+arrays = [array(BASE + 4096 * i) for i in range(3)]
+for _ in range(3):
+    attempt(kernel, 4, *arrays, 1024)
+for status in (1, 400, 701):
+    fail("cuLaunchKernelEx", status)
+    attempt(kernel, 4, *arrays, 1024)
+    fail("cuLaunchKernelEx", 0)
+fail("cuCtxGetId", 999)
+attempt(kernel, 4, *arrays, 1024)
+fail("cuCtxGetId", 0)
+attempt(kernel, 4, *arrays, 1024, stream=0x1234)
+fail("cuLaunchKernelEx", 700)
+attempt(kernel, 4, *arrays, 1024)
+attempt(kernel, 4, *arrays, 1024)
+""",
+    )
+    assert sum(line.startswith("DriverError cuLaunchKernelEx returned") for line in lines) == 6
+    assert short < 6
+
+
+def test_threads_share_a_kernel(fakecuda, mode):
+    recorded = fakecuda.run(
+        SETUP
+        + """
+primary(0)
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "tuple_kernel").path("cubin"))
+def work(n):
+    primary(0)
+    for i in range(200):
+        kernel.launch(1 + n, (Pointer(BASE + 4096 * n), Pointer(BASE)), (float(n), n), Pointer(BASE + 16 * n), 16 * n)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+""",
+        env={"TRLAUNCH_PURE_PYTHON": MODES[mode]},
+    )
+    seen = {(c.thread, tuple(c["grid"]), c["parameters"]) for c in recorded.of("cuLaunchKernelEx")}
+    assert len(recorded.of("cuLaunchKernelEx")) == 1600
+    assert len(seen) == 8
+    assert {grid[0] for _, grid, _ in seen} == set(range(1, 9))
+
+
+def test_a_kernel_is_unloaded_with_its_last_reference(fakecuda, mode):
+    recorded = fakecuda.run(
+        SETUP
+        + """
+import gc
+gc.disable()
+primary(0)
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+arrays = [trlaunch.empty(1024, "fp32", "cuda:0") for _ in range(3)]
+for _ in range(3):
+    kernel.launch(4, *arrays, 1024)
+bound = kernel.bind(grid=4)
+bound(*arrays, 1024)
+del kernel
+bound(*arrays, 1024)
+print(explained)
+del bound
+cuda("cuCtxSynchronize")
+""",
+        env={"TRLAUNCH_PURE_PYTHON": MODES[mode]},
+    )
+    assert recorded.stdout == "1\n"
+    assert recorded.work()[-8:].count("cuModuleUnload") == 1
+    assert recorded.work().index("cuModuleUnload") < recorded.work().index("cuCtxSynchronize")
+
+
+def test_the_method_looks_like_a_function(mode, fakecuda):
+    recorded = fakecuda.run(
+        """
+        import inspect
+        from trlaunch import Kernel
+        print(Kernel.launch.__name__, inspect.signature(Kernel.launch))
+        print(Kernel.launch.__doc__.splitlines()[0])
+        """,
+        env={"TRLAUNCH_PURE_PYTHON": MODES[mode]},
+    )
+    first, second = recorded.stdout.splitlines()
+    assert first.startswith("launch (self, grid: ")
+    assert second == "Check, pack and launch."
