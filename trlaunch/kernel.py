@@ -205,6 +205,7 @@ class Kernel:
         device: str | Device | None = None,
         options: Mapping[str, Any] | None = None,
         check: str = "error",
+        dump: bool = False,
         **keywords: Any,
     ) -> Kernel:
         """A kernel from a ``@triton.jit`` or ``@gluon.jit`` function, compiled for the arguments of one call.
@@ -230,6 +231,8 @@ class Kernel:
             Compile options by Triton's names: ``{"num_warps": 8}``.
         check : {"error", "warn"}
             Whether an error of the audit refuses a launch.
+        dump : bool
+            Capture what the function passes to `trlaunch.language.dump` and its kin.
         **keywords
             Arguments by name, constexprs among them; those that name no parameter are compile options, too.
 
@@ -244,8 +247,8 @@ class Kernel:
 
         bound = bind(jit_function(function), example_args, {**keywords, **(options or {})})
         level, chosen = where(target, device, tuple(bound.values.values()))
-        compiled = compile_function(bound, level, chosen)
-        kernel = cls(compiled.artifact, signature=compiled.types, device=device, check=check)
+        compiled = compile_function(bound, level, chosen, marked=dump)
+        kernel = cls(compiled.artifact, signature=compiled.types, device=device, check=check, dump=dump or None)
         if grid is not None:
             report = kernel.check(grid_of(grid, bound), device)
             if not report.ok and check == "error":

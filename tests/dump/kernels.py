@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+import trlaunch.language as dl
+
 # mypy: ignore-errors
 
 
@@ -155,3 +157,26 @@ def followed(links, out):
         at = tl.load(links + at)
         steps += 1
     tl.store(out + tl.program_id(0), steps)
+
+
+@triton.jit
+def looked_into(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, n, BLOCK):
+        part = tl.load(x + start + i)
+        total += part * (1 + tl.program_id(0))
+        dl.dump_grids(total, name="total")
+    dl.dump(total > 0, 0, (1, 0, 0))
+    dl.dump_boundary(tl.max(total, axis=0), name="most")
+    tl.store(out + tl.program_id(0) * BLOCK + i, total)
+
+
+@triton.jit
+def not_looked_into(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, n, BLOCK):
+        part = tl.load(x + start + i)
+        total += part * (1 + tl.program_id(0))
+    tl.store(out + tl.program_id(0) * BLOCK + i, total)

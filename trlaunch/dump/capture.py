@@ -116,9 +116,13 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
     ArgumentError
         The level has no text to put them in, or a value cannot be captured.
     """
-    asked = requests(dump)
+    asked = None if dump is True else requests(dump)
     level = artifact.level
     _refuse_level(artifact)
+    if asked is None and level not in (Level.TTIR, Level.TTGIR):
+        raise ArgumentError(
+            f"dump=True is for functions with trlaunch.language.dump in them, {artifact.label} is {level}"
+        )
     stated = name or (artifact.metadata.name if artifact.metadata is not None else None)
     names: tuple[str, ...] = ()
     index = 0
@@ -127,7 +131,7 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
 
         text, captures, names = ttir.inject(artifact.text, stated, asked)
         index = len(names)
-    else:
+    elif asked is not None:
         metadata = artifact.metadata
         if metadata is not None and math.prod(metadata.cluster) > 1:
             raise ArgumentError(

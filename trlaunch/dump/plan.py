@@ -181,6 +181,8 @@ def make_plan(
         chosen = capture.request.programs
         table = np.arange(programs, dtype=np.int32)
         slots, shape = programs, grid[:axes]
+        if isinstance(chosen, str):  # the last along every axis
+            chosen = (tuple(n - 1 for n in grid),) if programs else ()
         if chosen is not None:
             slots, shape = len(chosen), (len(chosen),)
             table = np.full(programs, -1, np.int32)

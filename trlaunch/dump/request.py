@@ -22,7 +22,7 @@ class At:
     python_line: int | None = None
     result: int = 0
     keep: str | int = "all"
-    programs: tuple[tuple[int, ...], ...] | None = None
+    programs: tuple[tuple[int, ...], ...] | str | None = None
     part: tuple[tuple[int, int] | None, ...] | None = None
     dtype: str | None = None
     label: str | None = None
@@ -45,7 +45,7 @@ def at(
     python_line: int | None = None,
     result: int = 0,
     keep: str | int = "all",
-    programs: Sequence[Sequence[int]] | None = None,
+    programs: Sequence[Sequence[int]] | str | None = None,
     part: Sequence[Any] | None = None,
     dtype: str | None = None,
     label: str | None = None,
@@ -68,8 +68,9 @@ def at(
         Which result of an operation with several, where no name tells.
     keep : {"all", "last"} or int
         Iterations of the loops around it: every one, what the last one left, or the first N of each loop.
-    programs : sequence of sequence of int, optional
-        Coordinates in the grid of the programs to capture: ``[(0, 0), (7, 3)]``; left out, all.
+    programs : sequence of sequence of int, or "last", optional
+        Coordinates in the grid of the programs to capture: ``[(0, 0), (7, 3)]``, or the last along every axis; left
+        out, all.
     part : sequence of slice or None, optional
         Part of a tensor, an entry a dimension: ``[slice(0, 8), None]``.
     dtype : str, optional
@@ -112,15 +113,17 @@ def requests(dump: Any) -> tuple[At, ...]:
     return tuple(made)
 
 
-def _programs(programs: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...] | None:
-    if programs is None:
-        return None
-    try:
-        found = tuple(tuple(int(n.__index__()) for n in p) for p in programs)
-    except (TypeError, AttributeError):
-        found = ()
+def _programs(programs: Sequence[Sequence[int]] | str | None) -> tuple[tuple[int, ...], ...] | str | None:
+    if programs is None or programs == "last":
+        return None if programs is None else "last"
+    found: tuple[tuple[int, ...], ...] = ()
+    if not isinstance(programs, str):
+        try:
+            found = tuple(tuple(int(n.__index__()) for n in p) for p in programs)
+        except (TypeError, AttributeError):
+            found = ()
     if not found or any(not 1 <= len(p) <= 3 or min(p) < 0 for p in found) or len({len(p) for p in found}) != 1:
-        raise ArgumentError(f"programs={programs!r:.60}: expected coordinates in the grid, [(0, 0), (7, 3)]")
+        raise ArgumentError(f"programs={programs!r:.60}: expected 'last' or coordinates in the grid, [(0, 0), (7, 3)]")
     return found
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from trlaunch.dump.plan import ENTRY_BYTES, MAX_LOOPS, Capture, Where
 from trlaunch.dump.request import At
-from trlaunch.dump.trips import Loop
+from trlaunch.dump.trips import Loop, definition
 from trlaunch.errors import ArgumentError
+from trlaunch.language import MARK
 from trlaunch.mlir_text import Block, Module, Operation, Value, parse
 from trlaunch.mlir_types import split_tensor
 from trlaunch.scalars import from_mlir
@@ -40,16 +41,17 @@ class _Edits:
     """Text to put in at offsets; what has a lower rank comes first."""
 
     text: str
-    parts: list[tuple[int, int, int, str]] = field(default_factory=list)
+    parts: list[tuple[int, int, int, str, int]] = field(default_factory=list)
 
-    def put(self, at: int, rank: int, text: str) -> None:
-        self.parts.append((at, rank, len(self.parts), text))
+    def put(self, at: int, rank: int, text: str, end: int | None = None) -> None:
+        """Put text in, in the place of what is there up to `end`."""
+        self.parts.append((at, rank, len(self.parts), text, at if end is None else end))
 
     def apply(self) -> str:
         out, last = [], 0
-        for at, _, _, text in sorted(self.parts):
+        for at, _, _, text, end in sorted(self.parts):
             out += [self.text[last:at], text]
-            last = at
+            last = end
         return "".join([*out, self.text[last:]])
 
 
@@ -105,7 +107,7 @@ def candidates(text: str, kernel: str | None = None) -> tuple[Module, Operation,
     return module, function, sorted(found, key=lambda c: order[id(c)])
 
 
-def inject(text: str, kernel: str | None, requests: Sequence[At]) -> tuple[str, list[Capture], tuple[str, ...]]:
+def inject(text: str, kernel: str | None, requests: Sequence[At] | None) -> tuple[str, list[Capture], tuple[str, ...]]:
     """The text with captures in it.
 
     Parameters
@@ -113,7 +115,8 @@ def inject(text: str, kernel: str | None, requests: Sequence[At]) -> tuple[str, 
     text : str
         TTIR or TTGIR.
     kernel : str, optional
-    requests : sequence of At
+    requests : sequence of At, optional
+        Left out, what `trlaunch.language` marked.
 
     Returns
     -------
@@ -130,7 +133,11 @@ def inject(text: str, kernel: str | None, requests: Sequence[At]) -> tuple[str, 
     _, function, values = candidates(text, kernel)
     if f"%{PARAMETER}" in text:
         raise ArgumentError(f"the text has %{PARAMETER} already: give the file without captures")
-    chosen = [_select(values, request) for request in requests]
+    chosen: list[tuple[At, Candidate, Operation | None]]
+    if requests is None:
+        chosen = _marked(function, values)
+    else:
+        chosen = [(request, _select(values, request), None) for request in requests]
     numbers = iter(range(1 << 30))
     edits = _Edits(text)
     close = _parameters_end(text, function)
@@ -141,17 +148,22 @@ def inject(text: str, kernel: str | None, requests: Sequence[At]) -> tuple[str, 
     captures = []
     prefix = "triton_gpu" if "triton_gpu." in text else "ttg"
     waits = _waits(function)
-    for i, (request, candidate) in enumerate(zip(requests, chosen, strict=True)):
-        capture, whiles = _capture(candidate, request)
+    for i, (request, candidate, site) in enumerate(chosen):
+        around = _around(candidate.value, site)
+        capture, whiles = _capture(candidate, request, around)
         captures.append(capture)
         read = _read_entry(entry, i, program, len(capture.loops))
-        location = candidate.value.location or candidate.value.operation.location
+        location = (site or candidate.value).location or candidate.value.operation.location
         counts = {}
         for number, (loop, block) in enumerate(whiles):
             counts[id(loop)] = _count(edits, numbers, read, loop, block, number, len(whiles))
         emit = _Emitter(numbers, location)
-        _store(emit, candidate.value, capture, read, counts, prefix, waits)
-        at = candidate.value.block.start if candidate.value.block is not None else candidate.value.operation.end
+        _store(emit, candidate.value, capture, read, counts, prefix, waits, around)
+        if site is not None:
+            edits.put(site.start, 2, "\n".join(emit.lines).lstrip(), site.end)
+            continue
+        inside = candidate.value.block
+        at = candidate.value.operation.end if inside is None else inside.start
         edits.put(at, 2, "\n" + "\n".join(emit.lines))
     edits.put(function.blocks[0].start, 0, "\n" + "\n".join(entry.lines))
     return edits.apply(), captures, tuple(v.name for v in function.blocks[0].arguments)
@@ -255,12 +267,45 @@ def _matches(candidate: Candidate, request: At) -> bool:
     return True
 
 
-def _capture(candidate: Candidate, request: At) -> tuple[Capture, list[tuple[Operation, Block]]]:
+def _marked(function: Operation, values: Sequence[Candidate]) -> list[tuple[At, Candidate, Operation | None]]:
+    """The requests of `trlaunch.language`: each is a ``tt.print`` of the value, which the capture replaces."""
+    by_value = {id(c.value): c for c in values}
+    found: list[tuple[At, Candidate, Operation | None]] = []
+    seen: dict[str, int] = {}
+    for operation in function.walk():
+        if operation.name != "tt.print" or f'" {MARK}' not in operation.head:
+            continue
+        fields = operation.head.partition(MARK)[2].partition('"')[0].strip().rstrip(":").split(":")
+        name = fields[1].strip() if len(fields) > 1 and fields[1].strip() else f"dump{len(found)}"
+        seen[name] = seen.get(name, -1) + 1
+        label = f"{name}.{seen[name]}" if seen[name] else name
+        programs: tuple[tuple[int, ...], ...] | str | None = None if fields[0] == "all" else "last"
+        if fields[0][0].isdigit():
+            programs = (tuple(int(n) for n in fields[0].split(".")),)
+        value = definition(operation, operation.operands[0])
+        candidate = None if value is None else by_value.get(id(value))
+        if candidate is None or candidate.refused:
+            reason = "it is not a value of the kernel" if candidate is None else candidate.refused
+            raise ArgumentError(f"dump {label!r}: {operation.operands[0]} cannot be dumped: {reason}")
+        found.append((At(candidate.value.name, programs=programs, label=label), candidate, operation))
+    if not found:
+        raise ArgumentError("dump=True: the kernel has no trlaunch.language.dump: expected one, or names of values")
+    return found
+
+
+def _around(value: Value, site: Operation | None) -> list[tuple[Operation, Block]]:
+    """The operations around the place where a value is captured, innermost first."""
+    if site is not None:
+        return list(site.enclosing())
+    around = list(value.operation.enclosing())
+    return around if value.block is None else [(value.operation, value.block), *around]
+
+
+def _capture(
+    candidate: Candidate, request: At, around: Sequence[tuple[Operation, Block]]
+) -> tuple[Capture, list[tuple[Operation, Block]]]:
     """What is captured, and the ``scf.while`` around it that must be counted."""
     value = candidate.value
-    around = list(value.operation.enclosing())
-    if value.block is not None:
-        around.insert(0, (value.operation, value.block))
     loops, whiles = [], []
     for operation, block in reversed(around):
         if operation.name == "scf.for":
@@ -396,12 +441,10 @@ def _store(
     counts: dict[int, str],
     prefix: str,
     waits: dict[str, str],
+    around: Sequence[tuple[Operation, Block]],
 ) -> None:
     record, wanted = entry.slot, entry.valid
-    around = [o for o, _ in value.operation.enclosing()]
-    if value.block is not None:
-        around.insert(0, value.operation)
-    whiles = [o for o in reversed(around) if o.name in ("scf.for", "scf.while")]
+    whiles = [o for o, _ in reversed(around) if o.name in ("scf.for", "scf.while")]
     for loop, source, cap in zip(capture.loops, whiles, entry.caps, strict=False):
         turn = counts[id(source)] if loop.operation is None else _iteration(emit, loop.operation)
         wanted = emit.binary("andi", wanted, emit.let(f"arith.cmpi slt, {turn}, {cap} : i32"), "i1")

@@ -16,6 +16,7 @@ from trlaunch.artifact import Artifact, Level
 from trlaunch.devices import default_device, get
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, CheckError, LoweringError, TrlaunchError
+from trlaunch.language import marking
 from trlaunch.lowering.lower import lower_source
 from trlaunch.lowering.triton_compiler import Compiler, load, release, release_number
 from trlaunch.packing import describe
@@ -454,7 +455,7 @@ class Compiled:
     types: Mapping[str, Any]
 
 
-def compile_function(bound: Bound, to: Level, target: Target) -> Compiled:
+def compile_function(bound: Bound, to: Level, target: Target, *, marked: bool = False) -> Compiled:
     """Compile a function for the arguments it is bound to.
 
     Parameters
@@ -464,6 +465,8 @@ def compile_function(bound: Bound, to: Level, target: Target) -> Compiled:
     to : Level
         Where to stop.
     target : Target
+    marked : bool
+        Stop at the first level, with the marks of `trlaunch.language` in its text.
 
     Raises
     ------
@@ -477,5 +480,8 @@ def compile_function(bound: Bound, to: Level, target: Target) -> Compiled:
     if options.get("debug", getattr(bound.function, "debug", None)) or os.environ.get("TRITON_DEBUG", "0") == "1":
         options["debug"] = True
     specialised = specialise(bound, Compiler(target, {}, gluon=gluon, strict=options))
-    artifact = lower_source(specialised.source, to, target, options, gluon=gluon)
+    if marked:
+        to = Level.TTGIR if gluon else Level.TTIR
+    with marking(marked):
+        artifact = lower_source(specialised.source, to, target, options, gluon=gluon)
     return Compiled(artifact, specialised.types)
