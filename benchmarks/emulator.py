@@ -2,7 +2,7 @@
 
     python benchmarks/emulator.py [--repeats N] [--release 3.6.0] [--json FILE]
 
-The kernels are those of the test corpus, compiled for sm_80.
+The kernels are those of the test corpus and of the emulator's own, compiled for sm_80 and, where it says so, sm_90.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import corpus
+from tests.emulator import archive
 from trlaunch.driver import Buffer, LaunchConfig, PackedArguments
 from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.emulator.image import read_image
 from trlaunch.emulator.program import compile_program
+from trlaunch.kernel import Kernel
+from trlaunch.tensor_descriptor import TensorDescriptor
 
 
 @dataclass
@@ -51,14 +54,24 @@ def median_and_best(function: Callable[[], Any], repeats: int) -> tuple[float, f
 
 
 def measure(
-    name: str, case: corpus.Case, values: list[Any], grid: tuple[int, int, int], numpy: Callable[[], Any], repeats: int
+    name: str,
+    case: corpus.Case | archive.Case,
+    values: list[Any],
+    grid: tuple[int, int, int],
+    numpy: Callable[[], Any],
+    repeats: int,
 ) -> Result:
-    text = case.bytes("ptx")
+    text, metadata = (case.ptx.encode(), case.metadata) if isinstance(case, archive.Case) else (
+        case.bytes("ptx"), case.metadata)  # fmt: skip
+    entry = metadata["name"]
     start = time.perf_counter()
-    compile_program(text, case.kernel)
+    compile_program(text, entry)
     load = (time.perf_counter() - start) * 1e3
+    if any(isinstance(v, TensorDescriptor) for v in values):
+        whole = Kernel.from_bytes(text, metadata, level="ptx", device="emulator")
+        return result(name, load, lambda: whole.launch(grid, *values), numpy, repeats)
     image = read_image(text)
-    kernel = image.kernel(case.kernel)
+    kernel = image.kernel(entry)
     data, buffers = bytearray(kernel.param_bytes), []
     for param, value in zip(kernel.params, values, strict=False):
         if isinstance(value, np.ndarray):
@@ -67,10 +80,14 @@ def measure(
         raw = np.float32(value).tobytes() if isinstance(value, float) else int(value).to_bytes(param.size, "little")
         data[param.offset : param.offset + param.size] = raw
     driver = EmulatorDriver.instance()
-    function = driver.load(image, case.kernel, 0)
-    config = LaunchConfig(grid, (kernel.block_threads or 32, 1, 1), shared=case.metadata["shared"])
+    function = driver.load(image, entry, 0)
+    config = LaunchConfig(grid, (kernel.block_threads or 32, 1, 1), shared=metadata["shared"])
     arguments = PackedArguments(bytes(data), buffers)
-    median, best = median_and_best(lambda: driver.launch(function, config, arguments), repeats)
+    return result(name, load, lambda: driver.launch(function, config, arguments), numpy, repeats)
+
+
+def result(name: str, load: float, launch: Callable[[], Any], numpy: Callable[[], Any], repeats: int) -> Result:
+    median, best = median_and_best(launch, repeats)
     reference, _ = median_and_best(numpy, repeats)
     return Result(name, load, median, best, reference, median / reference)
 
@@ -117,6 +134,50 @@ def benchmarks(release: str, repeats: int) -> list[Result]:
         results.append(
             measure(f"matmul 512^3 {title}", case(name), values, (8, 8, 1), lambda p=wide_a, q=wide_b: p @ q, repeats)
         )
+    results += hopper(release, repeats, normal)
+    return results
+
+
+def hopper(release: str, repeats: int, normal: Callable[..., Any]) -> list[Result]:
+    """The rows of sm_90, and flash attention on both."""
+    n = 512
+    a, b, c = normal(n, n, dtype=np.float16), normal(n, n, dtype=np.float16), np.zeros((n, n), np.float16)
+    wide = a.astype(np.float32), b.astype(np.float32)
+    maps = [TensorDescriptor(x, block_shape=(64, 64)) for x in (a, b, c)]
+
+    def product() -> Any:
+        return wide[0] @ wide[1]
+
+    def more(name: str, target: str = "cuda90") -> archive.Case:
+        return next(k for k in archive.cases(name, target=target) if k.release == release)
+
+    def find(name: str) -> corpus.Case:
+        return corpus.find(release, "cuda:90", name)
+
+    results = [
+        measure("matmul 512^3 wgmma", find("matmul_kernel"), [a, b, c, *[n] * 6], (8, 8, 1), product, repeats),
+        measure("matmul 512^3 TMA", find("tma_matmul_kernel"), [*maps, n, n, n], (8, 8, 1), product, repeats),
+    ]
+    if release not in {k.release for k in archive.cases()}:
+        return results
+    if archive.cases("specialised_kernel") and release != "3.2.0":
+        values = [*maps[:2], c, n, n]
+        results.append(
+            measure("matmul 512^3 specialised", more("specialised_kernel"), values, (8, 8, 1), product, repeats)
+        )
+    heads, context = 4, 512
+    q, k, v = (normal(heads, context, 64, dtype=np.float16) for _ in range(3))
+    out = np.zeros_like(q)
+
+    def attention() -> Any:
+        score = q.astype(np.float32) @ k.astype(np.float32).transpose(0, 2, 1) / 8
+        weight = np.exp(score - score.max(axis=2, keepdims=True))
+        return weight / weight.sum(axis=2, keepdims=True) @ v.astype(np.float32)
+
+    for target in ("cuda80", "cuda90"):
+        values = [q, k, v, out, 0.125, context * 64, context]
+        title = f"flash 4x512x64 {target.replace('cuda', 'sm_')}"
+        results.append(measure(title, more("flash_kernel", target), values, (8, 4, 1), attention, repeats))
     return results
 
 
@@ -127,9 +188,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     results = benchmarks(options.release, options.repeats)
-    print(f"{'kernel':24}{'load ms':>10}{'median ms':>12}{'best ms':>10}{'NumPy ms':>10}{'ratio':>9}")
+    print(f"{'kernel':26}{'load ms':>10}{'median ms':>12}{'best ms':>10}{'NumPy ms':>10}{'ratio':>9}")
     for r in results:
-        print(f"{r.name:24}{r.load_ms:10.1f}{r.median_ms:12.2f}{r.best_ms:10.2f}{r.numpy_ms:10.3f}{r.ratio:9.1f}")
+        print(f"{r.name:26}{r.load_ms:10.1f}{r.median_ms:12.2f}{r.best_ms:10.2f}{r.numpy_ms:10.3f}{r.ratio:9.1f}")
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
 
