@@ -311,6 +311,8 @@ def _merge(table: dict[int, Array | None], index: int, mask: Array | None) -> No
         mask = mask | other
         if mask.all():
             mask = None
+    if mask is not None and mask.shape[0] > 1 and (mask == mask[:1]).all():
+        mask = mask[:1]  # the same lanes of every CTA: what they compute alike stays computed once
     table[index] = mask
 
 
