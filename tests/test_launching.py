@@ -6,19 +6,35 @@ must be equal. The explaining path's bytes are those that `tests.cuda.test_launc
 
 from __future__ import annotations
 
-import importlib.util
+from dataclasses import dataclass, field
 
 import pytest
 
-EXTENSION = importlib.util.find_spec("trlaunch._launcher")
-MODES = {"explain": "explain", "python": "1", "native": "0"}
+from tests.launcher import build_launcher
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One of the three: what a process of it begins with."""
+
+    name: str
+    setting: str
+    prefix: str = ""
+    env: dict[str, str] = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "env", {"TRLAUNCH_PURE_PYTHON": self.setting})
+
+
+EXPLAIN = Mode("explain", "explain")
 
 
 @pytest.fixture(scope="module", params=["python", "native"])
-def mode(request):
-    if request.param == "native" and EXTENSION is None:
-        pytest.skip("trlaunch._launcher is not built: python setup.py build_ext --inplace")
-    return request.param
+def mode(request, tmp_path_factory):
+    if request.param == "python":
+        return Mode("python", "1")
+    folder = build_launcher(tmp_path_factory.mktemp("launcher"))
+    return Mode("native", "0", f"import trlaunch\ntrlaunch.__path__.insert(0, {str(folder)!r})\n")
 
 
 SETUP = """
@@ -130,11 +146,12 @@ def same(fakecuda, mode, script, **options):
     """Run in the explaining and in another mode; what both printed, and how often the other explained."""
     tail = "\nprint('explained', explained)\n"
     runs = {}
-    for name in ("explain", mode):
-        env = {"TRLAUNCH_PURE_PYTHON": MODES[name]}
-        runs[name] = fakecuda.run(SETUP + script + tail, **{"devices": (90, 80), "env": env, **options})
+    for each in (EXPLAIN, mode):
+        runs[each.name] = fakecuda.run(
+            each.prefix + SETUP + script + tail, **{"devices": (90, 80), "env": each.env, **options}
+        )
     lines = {name: recorded.stdout.splitlines() for name, recorded in runs.items()}
-    assert lines["explain"][:-1] == lines[mode][:-1]
+    assert lines["explain"][:-1] == lines[mode.name][:-1]
     launches = {name: recorded.of("cuLaunchKernelEx") for name, recorded in runs.items()}
     for name, calls in launches.items():  # handles are other addresses in each process: by their first appearance
         seen: dict[tuple[str, int], int] = {}
@@ -143,9 +160,9 @@ def same(fakecuda, mode, script, **options):
             | {"thread": call.thread, "status": call.status}
             for call in calls
         ]
-    assert launches["explain"] == launches[mode]
-    assert launches[mode]
-    return lines[mode][:-1], *(int(lines[name][-1].split()[1]) for name in ("explain", mode))
+    assert launches["explain"] == launches[mode.name]
+    assert launches[mode.name]
+    return lines[mode.name][:-1], *(int(lines[name][-1].split()[1]) for name in ("explain", mode.name))
 
 
 def test_scalars_of_every_type(fakecuda, mode):
@@ -162,7 +179,7 @@ for case in cases(kernel="scalars_kernel", target="cuda:90"):
     )
     assert long == 400
     # The generated plan leaves to others what `struct` does not take: 200 for an i8 of unknown sign, 1e300 for fp16.
-    assert short == 10 if mode == "native" else short < 400
+    assert short == 10 if mode.name == "native" else short < 400
 
 
 WRONG = """
@@ -173,7 +190,8 @@ odd = [None, "x", b"", 1.5, True, False, -1, 1, 2**7, 2**8, 2**15, 2**16, 2**31,
        2**64, -2**31, -2**31 - 1, -2**63, -2**63 - 1, 10**400, math.nan, math.inf, -0.0, 1e39, 65520.0, 1 + 1j,
        np.int32(3), np.float32(1.5), np.float64(2.5), np.bool_(True), np.array(3), np.zeros(4), Pointer(BASE),
        Pointer(BASE + 1), Pointer(0), Pointer(2**64 - 16), TorchLike(BASE), TorchLike(BASE, dtype="float16"),
-       TorchLike(BASE, device="cuda:1"), TorchLike(BASE, device="cpu"), types.SimpleNamespace(), (), (1,), [1.5], (1, 2)]
+       TorchLike(BASE, device="cuda:1"), TorchLike(BASE, device="cpu"), types.SimpleNamespace(), (), (1,), [1.5], (1,
+       2)]
 good = [Pointer(BASE) if p.type.startswith("*") else 1.5 if p.type[0] in "bf" and p.type[:3] != "fp8" else 1
         for p in case.params]
 kernel.launch(1, *good)
@@ -269,10 +287,9 @@ for _ in range(3):
     kernel.launch(4, *[Tensor(BASE + 4096 * i) for i in range(3)], 1024)
 print(Tensor.reads, explained)
 """
-    env = {"TRLAUNCH_PURE_PYTHON": MODES[mode]}
     for table, reads in (("with_table()", 6), ("with_table(2)", 0), ("", 0)):
-        recorded = fakecuda.run(SETUP + TORCH + table + script, env=env)
-        assert recorded.stdout.split() == [str(reads if mode == "native" else 0), "1"]
+        recorded = fakecuda.run(mode.prefix + SETUP + TORCH + table + script, env=mode.env)
+        assert recorded.stdout.split() == [str(reads if mode.name == "native" else 0), "1"]
 
 
 def test_every_device_and_context(fakecuda, mode):
@@ -368,7 +385,7 @@ for _ in range(3):
 
 def test_tensor_descriptors(fakecuda, mode):
     _, long, short = same(fakecuda, mode, TORCH + "with_table()\n" + DESCRIPTORS)
-    assert short == long if mode == "python" else short < long - 60
+    assert short == long if mode.name == "python" else short < long - 60
 
 
 def test_statuses_of_the_driver_are_raised_alike(fakecuda, mode):
@@ -400,7 +417,8 @@ attempt(kernel, 4, *arrays, 1024)
 
 def test_threads_share_a_kernel(fakecuda, mode):
     recorded = fakecuda.run(
-        SETUP
+        mode.prefix
+        + SETUP
         + """
 primary(0)
 kernel = Kernel.from_file(find("3.6.0", "cuda:90", "tuple_kernel").path("cubin"))
@@ -412,7 +430,7 @@ threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 [t.start() for t in threads]
 [t.join() for t in threads]
 """,
-        env={"TRLAUNCH_PURE_PYTHON": MODES[mode]},
+        env=mode.env,
     )
     seen = {(c.thread, tuple(c["grid"]), c["parameters"]) for c in recorded.of("cuLaunchKernelEx")}
     assert len(recorded.of("cuLaunchKernelEx")) == 1600
@@ -422,7 +440,8 @@ threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 
 def test_a_kernel_is_unloaded_with_its_last_reference(fakecuda, mode):
     recorded = fakecuda.run(
-        SETUP
+        mode.prefix
+        + SETUP
         + """
 import gc
 gc.disable()
@@ -439,7 +458,7 @@ print(explained)
 del bound
 cuda("cuCtxSynchronize")
 """,
-        env={"TRLAUNCH_PURE_PYTHON": MODES[mode]},
+        env=mode.env,
     )
     assert recorded.stdout == "1\n"
     assert recorded.work()[-8:].count("cuModuleUnload") == 1
@@ -448,14 +467,17 @@ cuda("cuCtxSynchronize")
 
 def test_the_method_looks_like_a_function(mode, fakecuda):
     recorded = fakecuda.run(
-        """
-        import inspect
-        from trlaunch import Kernel
-        print(Kernel.launch.__name__, inspect.signature(Kernel.launch))
-        print(Kernel.launch.__doc__.splitlines()[0])
-        """,
-        env={"TRLAUNCH_PURE_PYTHON": MODES[mode]},
+        mode.prefix
+        + """
+import inspect
+from trlaunch import Kernel, launching
+print(Kernel.launch.__name__, inspect.signature(Kernel.launch))
+print(Kernel.launch.__doc__.splitlines()[0])
+print(launching.MODE)
+""",
+        env=mode.env,
     )
-    first, second = recorded.stdout.splitlines()
+    first, second, third = recorded.stdout.splitlines()
     assert first.startswith("launch (self, grid: ")
     assert second == "Check, pack and launch."
+    assert third == mode.name

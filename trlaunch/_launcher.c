@@ -98,6 +98,7 @@ typedef struct {
     int kind, offset, size;
     int64_t low, divisibility;
     uint64_t high, dtypes;
+    uint64_t below; /* divisibility - 1 where that is a power of two */
     PyObject *name;
     Map *maps;
     int next_map;
@@ -199,7 +200,9 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
         }
         Py_INCREF(s->name);
         self->count++;
+        s->below = (uint64_t)s->divisibility - 1;
         fits = s->offset >= 0 && s->size > 0 && s->offset + s->size <= self->bytes && s->divisibility > 0
+            && !((uint64_t)s->divisibility & s->below)
             && (s->kind == TENSOR_MAP || s->size <= 8);
     }
     if (!fits) {
@@ -379,6 +382,20 @@ static int unusual(void) {
     return UNUSUAL;
 }
 
+/* The value of an int of one digit, which nearly every one is; 0 for another object. */
+static inline int small(PyObject *object, int64_t *out) {
+    if (!PyLong_CheckExact(object)) return 0;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (!PyUnstable_Long_IsCompact((PyLongObject *)object)) return 0;
+    *out = PyUnstable_Long_CompactValue((PyLongObject *)object);
+#else
+    Py_ssize_t size = Py_SIZE(object);
+    if (size < -1 || size > 1) return 0;
+    *out = size * (int64_t)((PyLongObject *)object)->ob_digit[0]; /* 0 has no digit that counts */
+#endif
+    return 1;
+}
+
 /* torch's tensor by its Python methods, where the type has no exchange table. */
 static int read_by_methods(PyObject *object, Tensor *out) {
     PyObject *number = PyObject_CallMethodNoArgs(object, s_data_ptr);
@@ -424,12 +441,15 @@ static int read_tensor(PyObject *object, Tensor *out) {
         out->api = NULL;
         PyObject *native = PyObject_GetAttr(object, s_native); /* (address, DLPack device type, ordinal, dtype) */
         if (!native) return unusual();
-        int fits = PyTuple_CheckExact(native) && PyTuple_GET_SIZE(native) == 4;
+        int64_t kind, ordinal, dtype;
+        int fits = PyTuple_CheckExact(native) && PyTuple_GET_SIZE(native) == 4
+            && small(PyTuple_GET_ITEM(native, 1), &kind) && small(PyTuple_GET_ITEM(native, 2), &ordinal)
+            && small(PyTuple_GET_ITEM(native, 3), &dtype);
         if (fits) {
             out->address = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(native, 0));
-            out->device_type = (int)PyLong_AsLong(PyTuple_GET_ITEM(native, 1));
-            out->ordinal = (int)PyLong_AsLong(PyTuple_GET_ITEM(native, 2));
-            out->dtype = (int)PyLong_AsLong(PyTuple_GET_ITEM(native, 3));
+            out->device_type = (int)kind;
+            out->ordinal = (int)ordinal;
+            out->dtype = (int)dtype;
         }
         Py_DECREF(native);
         if (PyErr_Occurred()) return unusual();
@@ -465,7 +485,7 @@ static int accept_place(Packing *p, const Tensor *t) {
 }
 
 static int place_address(Packing *p, const Slot *s, uint64_t address) {
-    if (s->divisibility > 1 && address % (uint64_t)s->divisibility) return UNUSUAL;
+    if (address & s->below) return UNUSUAL;
     memcpy(p->data + s->offset, &address, 8);
     p->position++;
     return DONE;
@@ -487,20 +507,22 @@ static int place_pointer(Packing *p, const Slot *s, PyObject *value) {
 }
 
 static int place_integer(Packing *p, const Slot *s, PyObject *value) {
-    if (!PyLong_Check(value)) return UNUSUAL;
-    int overflow;
-    int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (overflow < 0) return UNUSUAL;
+    int64_t number;
+    int overflow = 0;
+    if (!small(value, &number)) {
+        if (!PyLong_Check(value)) return UNUSUAL;
+        number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow < 0) return UNUSUAL;
+    }
     if (overflow) {
         uint64_t large = PyLong_AsUnsignedLongLong(value);
         if (PyErr_Occurred()) return unusual();
-        if (large > s->high || large % (uint64_t)s->divisibility) return UNUSUAL;
+        if (large > s->high) return UNUSUAL;
         number = (int64_t)large;
     } else if (number < 0 ? number < s->low : (uint64_t)number > s->high) {
         return UNUSUAL;
-    } else if (s->divisibility > 1 && number % s->divisibility) {
-        return UNUSUAL;
     }
+    if ((uint64_t)number & s->below) return UNUSUAL;
     switch (s->size) {
     case 4: memcpy(p->data + s->offset, &number, 4); break;
     case 8: memcpy(p->data + s->offset, &number, 8); break;
@@ -678,6 +700,12 @@ static int place_descriptor(Packing *p, Slot *s, PyObject *value) {
 }
 
 static int place(Packing *p, PyObject *value, int depth) {
+    PyTypeObject *type = Py_TYPE(value);
+    if (p->position < p->plan->count) { /* what nearly all arguments are */
+        const Slot *s = &p->plan->slots[p->position];
+        if (type == &PyLong_Type && s->kind == INTEGER) return place_integer(p, s, value);
+        if (type == tensor_types[0].type && s->kind == POINTER) return place_pointer(p, s, value);
+    }
     if (PyTuple_Check(value) || PyList_Check(value)) {
         if (depth >= MAX_DEPTH) return UNUSUAL;
         for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); i++) {
@@ -690,7 +718,6 @@ static int place(Packing *p, PyObject *value, int depth) {
     }
     if (p->position >= p->plan->count) return UNUSUAL;
     Slot *s = &p->plan->slots[p->position];
-    PyTypeObject *type = Py_TYPE(value);
     if (type == descriptor_type || type == foreign_descriptor_type) return place_descriptor(p, s, value);
     switch (s->kind) {
     case POINTER: return place_pointer(p, s, value);
@@ -880,10 +907,14 @@ static int launch(Launches *launches, const Call *call) {
 }
 
 static int read_size(PyObject *value, unsigned *out) {
-    if (!PyLong_CheckExact(value)) return 0;
-    int overflow;
-    long number = PyLong_AsLongAndOverflow(value, &overflow);
-    if (overflow || number < 1 || number > 0x7FFFFFFF) return 0; /* an empty grid is not launched */
+    int64_t number;
+    if (!small(value, &number)) {
+        int overflow;
+        if (!PyLong_CheckExact(value)) return 0;
+        number = PyLong_AsLongAndOverflow(value, &overflow);
+        if (overflow) return 0;
+    }
+    if (number < 1 || number > 0x7FFFFFFF) return 0; /* an empty grid is not launched */
     *out = (unsigned)number;
     return 1;
 }

@@ -187,6 +187,8 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
     size = packer.signature.param_bytes
     if template is None or size > _native.MAX_PARAMETERS or max(properties.max_grid) >= 2**32:
         return None
+    if any(param.divisibility & (param.divisibility - 1) for param in packer.user):
+        return None  # Triton knows powers of two alone
     slots = []
     for param in packer.user:
         kind, low, high, divisibility = slot(param)

@@ -1,0 +1,109 @@
+"""What a native launch costs in instructions, so that a regression is seen without a GPU.
+
+Only the launcher's own instructions are counted, not the interpreter's or the driver's: they depend on the compiler
+alone. `launch_instructions.json` has what gcc 10 -O2 gave on x86-64; write it anew with the counts that a failure shows
+when a change is worth its cost.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launcher import build_launcher, compile_c
+
+KEPT = Path(__file__).with_name("launch_instructions.json")
+TOLERANCE = 0.15
+LAUNCHES = 500
+
+DRIVER = """
+int launch(const void *c, void *f, void **p, void **e) { return 0; }
+int identify(void *c, unsigned long long *id) { *id = 7; return 0; }
+int push(void *c) { return 0; }
+int pop(void **c) { return 0; }
+"""
+
+SCRIPT = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import _launcher as n
+
+class Pointer:
+    def __init__(self, address): self.address = address
+class Array:
+    def __init__(self, address): self._native = (address, 2, 0, 10)
+class Descriptor: pass
+n.know(Pointer, Array, Descriptor, int)
+driver = ctypes.CDLL(sys.argv[1] + "/driver.so")
+functions = [ctypes.cast(getattr(driver, f), ctypes.c_void_p).value for f in ("launch", "identify", "push", "pop")]
+
+class Kernel:
+    def explain(self, *given): raise SystemExit("explained")
+    launch = n.Method(explain)
+    def __init__(self, pointers, ints):
+        slots = [(n.POINTER, 8 * i, 8, 0, 0, 16, 2**64 - 1, f"t{i}") for i in range(pointers)]
+        slots += [(n.INTEGER, 8 * pointers + 4 * i, 4, -2**31, 2**32 - 1, 1, 0, f"i{i}") for i in range(ints)]
+        size = -(-(8 * pointers + 4 * ints) // 8) * 8 + 16
+        plan = n.Plan(slots=slots, bytes=size, config=bytes(56), grid_offset=0, stream_offset=32,
+            functions=tuple(functions), primary=0, no_context=201, cluster=(1, 1, 1), limit=(2**31 - 1, 65535, 65535),
+            listed=False, place=(2, 0), keep=None, fail=None, encode=None)
+        plan.add_entry(7, 1)
+        self._launches = n.Launches(False)
+        self._launches.add(plan, True)
+
+what, count = sys.argv[2], int(sys.argv[3])
+kind = {"pointers": Pointer, "arrays": Array}.get(what.split()[0], Array)
+pointers, ints = {"none": (0, 0), "5": (5, 9), "40": (40, 18)}[what.split()[-1]]
+kernel = Kernel(pointers, ints)
+arguments = [*(kind(4096 * (i + 1)) for i in range(pointers)), *range(3, 3 + ints)]
+for _ in range(count):
+    kernel.launch((1,), *arguments)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if shutil.which("valgrind") is None:
+        pytest.skip("no valgrind: apt install valgrind")
+    if platform.machine() != "x86_64":
+        pytest.skip("the counts are of x86-64")
+    made = build_launcher(tmp_path_factory.mktemp("counted"))
+    (made / "driver.c").write_text(DRIVER)
+    compile_c(made / "driver.c", made / "driver.so")
+    (made / "script.py").write_text(SCRIPT)
+    return made
+
+
+def instructions(folder, what):
+    """The launcher's own instructions of one launch."""
+    out = folder / "callgrind.out"
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", "--toggle-collect=method_call", "--compress-strings=no", "--compress-pos=no",
+         f"--callgrind-out-file={out}", sys.executable, "-S", "-E", folder / "script.py", folder, what, str(LAUNCHES)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    total, inside, inclusive = 0, False, False
+    for line in out.read_text().splitlines():
+        if line.startswith("ob="):
+            inside = "_launcher" in line
+        elif line.startswith("calls="):
+            inclusive = True  # the next line is what the callee cost
+        elif line[:1].isdigit():
+            total += int(line.split()[1]) if inside and not inclusive else 0
+            inclusive = False
+    return total / LAUNCHES
+
+
+@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "arrays 40"])
+def test_a_launch_costs_no_more_instructions_than_it_did(folder, what):
+    kept = json.loads(KEPT.read_text())[what]
+    found = instructions(folder, what)
+    assert found > 50
+    assert found == pytest.approx(kept, rel=TOLERANCE), f"{what}: {found:.0f} instructions, {kept} are kept"
