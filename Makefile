@@ -1,5 +1,5 @@
 # make demo   three Triton kernels on the GPU, or on the emulator where there is none
-# make test   ruff, mypy and the test suite
+# make test   ruff, mypy and the test suite, then lowering with an old, a middle and the newest release of Triton
 #
 # Both set up .venv themselves, from python3 and make alone. PYTHON=python3.12 and VENV=path choose others.
 
@@ -8,6 +8,8 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 # Releases of hip-python that the tests of the HIP driver run with, beside the newest; none with HIP_RELEASES=
 HIP_RELEASES ?= 6.4 7.2
+# Releases of Triton that the tests of lowering run with, each in an environment of its own; `nox -s matrix` takes all.
+TRITONS ?= 3.2.0 3.6.0 3.9.0
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +24,7 @@ recipe := pyproject.toml setup.py
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test lint format coverage docs bench clean
+.PHONY: help demo test test-triton lint format coverage docs bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,9 +33,21 @@ help:
 demo: $(VENV)/.demo
 	@$(bin)/python examples/demo.py
 
+# PYTEST_ARGS choose a part of the suite, and then only that runs.
 test: lint $(HIP_RELEASES:%=$(VENV)/hip-%/.done)
 	TRLAUNCH_TEST_HIP_PYTHONS=$(subst $(space),:,$(HIP_RELEASES:%=$(abspath $(VENV))/hip-%/bin/python)) \
 	  $(bin)/python -m pytest $(PYTEST_ARGS)
+ifeq ($(strip $(PYTEST_ARGS)),)
+	@$(MAKE) --no-print-directory test-triton
+else
+	@echo 'PYTEST_ARGS given: lowering with Triton $(TRITONS) is left out (make test-triton)'
+endif
+
+test-triton: $(TRITONS:%=$(VENV)/triton-%/.ready)
+	@for release in $(TRITONS); do \
+	  echo "== lowering with Triton $$release"; \
+	  $(VENV)/triton-$$release/bin/python -m pytest tests/lowering; \
+	done
 
 lint: $(VENV)/.dev
 	$(bin)/ruff check .
@@ -74,6 +88,13 @@ $(VENV)/.demo: $(recipe) | $(bin)/python
 $(VENV)/.dev: $(recipe) | $(bin)/python
 	$(pip) install --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# Releases up to 3.2 import setuptools and declare filelock. pip keeps the wheels, 200 MB and more each, for other clones.
+$(VENV)/triton-%/.ready: $(recipe) | $(bin)/python
+	$(bin)/python -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[cli]' 'triton==$*' \
+	  'setuptools<80' filelock 'pytest>=8.3' 'hypothesis>=6.100'
+	@touch $@
 
 # A Python with another release of hip-python and what trlaunch itself needs.
 $(VENV)/hip-%/.done: $(recipe) | $(bin)/python
