@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tests.emulator.launching import HEADER, entry, launch, wrap
+from tests.emulator.launching import HEADER, assert_ptxas_accepts, entry, launch, wrap
 from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.emulator.image import read_image
 from trlaunch.errors import Fault, UnsupportedInstruction
@@ -133,3 +135,17 @@ def test_the_carry_crosses_blocks() -> None:
     """
     launch(wrap(body + STORE), [out])
     np.testing.assert_array_equal(out, 10 + (np.arange(32) >= 16))
+
+
+def test_vector_atomics_are_one_atomic_per_element(tmp_path: Path) -> None:
+    total, half = np.array([1, 2], np.float32), np.zeros(2, np.float16)
+    body = """
+    mov.u32 %r1, %tid.x; cvt.rn.f32.u32 %f1, %r1; mov.f32 %f2, 0f3F000000; mov.b16 %h1, 0x3C00; mov.b16 %h2, 0x4000;
+    atom.global.gpu.acq_rel.add.v2.f32 {%f3, %f4}, [%a0], {%f1, %f2};
+    red.global.gpu.relaxed.add.noftz.v2.f16 [%a1], {%h1, %h2};
+    """
+    text = wrap(body, 2).replace(".version 8.0", ".version 8.1")
+    assert_ptxas_accepts(text, tmp_path)
+    launch(text, [total, half])
+    np.testing.assert_array_equal(total, [1 + 31 * 16, 2 + 16])
+    np.testing.assert_array_equal(half, [32, 64])

@@ -10,6 +10,7 @@ import pytest
 import trlaunch
 from tests import corpus
 from tests.emulator.test_kernels import from_bf16, normal, run, to_bf16
+from trlaunch.errors import Fault
 from trlaunch.kernel import Kernel
 
 
@@ -69,3 +70,34 @@ def test_descriptors_made_by_the_kernel(case: corpus.Case) -> None:
     x, out = normal(m, n), np.full((m, n), math.nan, np.float32)
     Kernel.from_file(case.path("ptx"), device="emulator").launch((2, 2), x, out, m, n)
     np.testing.assert_array_equal(out, x * 2)
+
+
+def small(case: corpus.Case) -> tuple[tuple[int, ...], list]:
+    """A grid of one CTA and arguments for it."""
+    if case.name == "scratch_kernel":
+        return (1,), [*(trlaunch.asarray(normal(64, 32), device="emulator") for _ in range(2)), 64, 32]
+    there = [trlaunch.asarray(normal(64, 64).astype(np.float16), device="emulator") for _ in range(3)]
+    maps = [trlaunch.TensorDescriptor(a, block_shape=(64, 64)) for a in there]
+    passed = [m.on_device("emulator") for m in maps] if case.version < (3, 2) else maps
+    # What a map in memory points to has to live as long as the launch.
+    ALIVE[:] = there
+    return (1, 1), [*passed, 64, 64, 64]
+
+
+ALIVE: list = []
+
+
+@pytest.mark.parametrize("case", cases("tma_matmul_kernel", "scratch_kernel"), ids=str)
+def test_a_wait_that_is_dropped_is_found(case: corpus.Case) -> None:
+    """Each ``try_wait`` in turn becomes a predicate that is always true."""
+    text = case.text("ptx")
+    waits = [line for line in text.splitlines() if line.strip().startswith("mbarrier.try_wait")]
+    assert waits
+    for wait in waits:
+        predicate = wait.split()[1].rstrip(",")
+        broken = text.replace(wait, f"setp.eq.u32 {predicate}, 0, 0;", 1)
+        grid, values = small(case)
+        kernel = Kernel.from_bytes(broken.encode(), case.metadata, level="ptx", device="emulator")
+        with pytest.raises(Fault, match="nothing has written yet") as caught:
+            kernel.launch(grid, *values)
+        assert caught.value.kind == "uninitialised"

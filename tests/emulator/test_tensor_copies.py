@@ -134,6 +134,17 @@ def test_byte_counts_that_cannot_complete(expected: int, state: str) -> None:
     assert "CTA (0, 0, 0): warp 0 at PTX line" in str(caught.value)
 
 
+def test_a_copy_that_nobody_waits_for() -> None:
+    source, target = numbers(16, 64), numbers(8, 16)
+    maps = [tensor_map(source, (8, 16)), tensor_map(target, (8, 16))]
+    text = wrap(BODY.format(x=0, y=0, expected=256), 4, extra=SHARED)
+    assert text.count("@!done bra wait;") == 1
+    with pytest.raises(Fault, match="nothing has written yet") as caught:
+        launch(text.replace("mbarrier.try_wait.parity.shared::cta.b64 done, [%r3], 0;", "").replace(
+            "@!done bra wait;", ""), [*maps, source, target])  # fmt: skip
+    assert caught.value.kind == "uninitialised"
+
+
 def test_a_tensor_that_no_buffer_holds() -> None:
     source, out = numbers(16, 64), numbers(8, 16)
     maps = [tensor_map(source, (8, 16)), tensor_map(out, (8, 16))]

@@ -52,6 +52,8 @@ class Barriers:
         self.shared, self.log = shared, log
         #: Where lanes waited last, for the report of a deadlock: by site, the address and the mask.
         self.waits: dict[int, tuple[Array, Array | None]] = {}
+        #: Copies nobody has waited for: by the barrier's address, CTAs and the 16-byte units each wrote.
+        self._unseen: dict[int, list[tuple[Array, Array]]] = {}
 
     def _check(self, address: Array, mask: Array | None, site: int) -> Array:
         words = self.shared.load(address, mask, 8, site)
@@ -100,13 +102,39 @@ class Barriers:
         count = np.zeros(len(index), U8)
         serialise(words, index, _arrive, [count, np.full(len(index), -nbytes, np.int64)])
 
+    def expect(self, rows: Array, address: Array, units: Array) -> None:
+        """16-byte units of shared memory that may be read once the phase of the barrier is known to be over."""
+        self.shared.forget_by(rows, units, 16)
+        for at in dict.fromkeys(address.tolist()):
+            here = address == at
+            self._unseen.setdefault(at, []).append((rows[here], units[here]))
+
+    def _seen(self, address: Array, done: Array) -> None:
+        """Lanes know that phases are over."""
+        for at in [at for at in self._unseen if (address == at).any()]:
+            ctas = np.asarray(((address == at) & done).any(axis=1))
+            left = []
+            for rows, units in self._unseen[at]:
+                now = ctas[rows] if len(ctas) > 1 else np.broadcast_to(ctas, rows.shape)
+                if now.any():
+                    self.shared.written_by(rows[now], units[now], 16)
+                if not now.all():
+                    left.append((rows[~now], units[~now]))
+            if left:
+                self._unseen[at] = left
+            else:
+                del self._unseen[at]
+
     def passed(self, address: Array, parity: Array, mask: Array | None, site: int) -> Array:
         """Whether the phase of this parity is over."""
         if mask is not None and not mask.any():
             return np.zeros((1, 1), bool)
         words = self._check(address, mask, site)
         self.waits[site] = address, mask
-        return ((words >> U8(62)).astype(U4) & U4(1)) != (parity.astype(U4) & U4(1))
+        result = ((words >> U8(62)).astype(U4) & U4(1)) != (parity.astype(U4) & U4(1))
+        if self._unseen:
+            self._seen(address, result if mask is None else result & mask)
+        return result
 
     def report(self, sites: list[int]) -> list[tuple[int, str]]:
         """Sites of waits and what their barriers wait for, of the first lane of each."""

@@ -375,6 +375,19 @@ class SharedMemory:
             self.own = np.zeros((self.ctas, self.stride), bool)
         _mark(self.own.reshape(-1), units + (rows * (self.stride // size))[:, None], size)
 
+    def forget_by(self, rows: Array, units: Array, size: int) -> None:
+        """Mark elements of single CTAs as not written; `units` as in `written_by`."""
+        if len(rows) == self.ctas and (units == units[0]).all() and len(np.unique(rows)) == self.ctas:
+            self.forget(units[0], size)
+            return
+        if self.own is None:
+            self.own = np.zeros((self.ctas, self.stride), bool)
+        every = np.unique(units)
+        octets = (every[:, None] * size + np.arange(size)).ravel()
+        self.own[:, octets] |= self.common[octets]
+        _mark(self.common, every, size, False)
+        _mark(self.own.reshape(-1), units + (rows * (self.stride // size))[:, None], size, False)
+
     def is_written(self, rows: Array, units: Array, size: int) -> Array:
         """Whether elements of single CTAs were written, shape of `units`."""
         good = _written(self.common, units, size)

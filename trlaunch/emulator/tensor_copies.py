@@ -1,6 +1,8 @@
 """The tensor memory accelerator: boxes of tensors to shared memory and back (PTX ISA, "cp.async.bulk.tensor").
 
-A copy is done when it is issued. All CTAs of a chunk that copy with equal maps do so in one step, in units of 16 bytes.
+A copy is done when it is issued, but what it wrote counts as written only when somebody has waited for its mbarrier, so
+that a kernel that does not is found. All CTAs of a chunk that copy with equal maps do so in one step, in units of 16
+bytes.
 """
 
 # NumPy types what an operator gives as Any where the element type is not known.
@@ -190,8 +192,9 @@ class TensorCopies:
             if tensor.element in _TENSOR_FLOAT or tensor.element in _FLUSHED:
                 data = _rounded(data, tensor.element)
             self.shared.flat[16][index + (rows * (self.shared.stride // 16))[:, None, None]] = data
-            self.shared.written_by(rows, index.reshape(len(rows), -1), 16)
-            self.barriers.complete(rows, np.broadcast_to(barrier, self.log.lanes)[rows, lanes], tensor.nbytes, site)
+            signal = np.broadcast_to(barrier, self.log.lanes)[rows, lanes]
+            self.barriers.complete(rows, signal, tensor.nbytes, site)
+            self.barriers.expect(rows, signal, index.reshape(len(rows), -1))
 
     def _read(self, index: Array, rows: Array, lanes: Array, site: int) -> Array:
         missing = ~self.shared.is_written(rows, index.reshape(len(rows), -1), 16).all(axis=1)

@@ -85,11 +85,11 @@ def _operand(
         wide = np.broadcast_to(descriptor, np.broadcast_shapes(descriptor.shape, taking.shape))
         some = wide[np.nonzero(np.broadcast_to(taking, wide.shape))]
         descriptor = np.where(taking, wide, some[0])
-    modes = np.unique(descriptor >> U8(62))
-    if len(modes) != 1 or ((descriptor >> U8(49)) & U8(7)).any():
+    modes = descriptor >> U8(62)
+    if modes.min() != modes.max() or ((descriptor >> U8(49)) & U8(7)).any():
         what = "descriptors of one instruction with different swizzles, or with a base offset, are not executed"
         raise log.fault("wgmma", what, site, np.ones((1, 1), bool))
-    width = _WIDTHS[int(modes[0])]
+    width = _WIDTHS[int(modes[0, 0])]
     start, leading, stride = (
         (((descriptor >> U8(shift)) & U8(0x3FFF)) << U8(4)).astype(np.int64)[:, :, None, None] for shift in (0, 16, 32)
     )
