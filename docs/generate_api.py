@@ -90,7 +90,7 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
             continue
         if isinstance(value, property):
             yield name, value
-        elif inspect.isfunction(value) or isinstance(value, (classmethod, staticmethod)):
+        elif inspect.isfunction(inspect.unwrap(value)) or isinstance(value, (classmethod, staticmethod)):
             yield name, getattr(cls, name)
 
 
