@@ -224,7 +224,8 @@ def _declare(scope: _Scope, tokens: Sequence[Token]) -> None:
     while i < len(tokens):
         name = tokens[i].text
         if i + 2 < len(tokens) and tokens[i + 1].text == "<":
-            scope.ranges[name] = (int(tokens[i + 2].text), kind)
+            count = tokens[i + 2].text
+            scope.ranges[name] = (int(count) if count.isdecimal() and len(count) < 10 else 0, kind)
             i += 5
         else:
             scope.names[name] = kind
@@ -235,7 +236,7 @@ def _instruction(stream: TokenStream, at: int, end: int, place: Place | None, sc
     tokens = stream.tokens[at:end]
     i = 0
     if tokens[0].text == "@":
-        i = 3 if tokens[1].text == "!" else 2
+        i = 3 if len(tokens) > 1 and tokens[1].text == "!" else 2
     opcode = tokens[i].text if i < len(tokens) else ""
     operands = tokens[i + 1 :]
     results: list[str] = []
