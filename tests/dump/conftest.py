@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.lowering.conftest import _cache_folder, own_caches, triton
+from tests.lowering.conftest import _cache_folder, own_caches, pytest_configure, triton
 from trlaunch.artifact import Artifact, Level
 from trlaunch.target import Target
 
-__all__ = ["_cache_folder", "own_caches", "triton"]
+__all__ = ["_cache_folder", "own_caches", "pytest_configure", "triton"]
 
 
 @pytest.fixture
