@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# One test process a core; the GPU tests print their tables only without.
+WORKERS ?= -n logical
 # Releases of hip-python that the tests of the HIP driver run with, beside the newest; none with HIP_RELEASES=
 HIP_RELEASES ?= 6.4 7.2
 # Releases of Triton that the tests of lowering run with, each in an environment of its own; `nox -s matrix` takes all.
@@ -36,7 +38,7 @@ demo: $(VENV)/.demo
 # PYTEST_ARGS choose a part of the suite, and then only that runs.
 test: lint $(HIP_RELEASES:%=$(VENV)/hip-%/.done)
 	TRLAUNCH_TEST_HIP_PYTHONS=$(subst $(space),:,$(HIP_RELEASES:%=$(abspath $(VENV))/hip-%/bin/python)) \
-	  $(bin)/python -m pytest $(PYTEST_ARGS)
+	  $(bin)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 ifeq ($(strip $(PYTEST_ARGS)),)
 	@$(MAKE) --no-print-directory test-triton
 else
@@ -46,7 +48,7 @@ endif
 test-triton: $(TRITONS:%=$(VENV)/triton-%/.ready)
 	@for release in $(TRITONS); do \
 	  echo "== lowering with Triton $$release"; \
-	  $(VENV)/triton-$$release/bin/python -m pytest tests/lowering; \
+	  $(VENV)/triton-$$release/bin/python -m pytest $(WORKERS) tests/lowering tests/compat tests/hip/test_lowering.py tests/hip/test_assembler.py; \
 	done
 
 lint: $(VENV)/.dev
@@ -93,7 +95,7 @@ $(VENV)/.dev: $(recipe) | $(bin)/python
 $(VENV)/triton-%/.ready: $(recipe) | $(bin)/python
 	$(bin)/python -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[cli]' 'triton==$*' \
-	  'setuptools<80' filelock 'pytest>=8.3' 'hypothesis>=6.100'
+	  'setuptools<80' filelock 'pytest>=8.3' 'pytest-xdist>=3.6' 'hypothesis>=6.100'
 	@touch $@
 
 # A Python with another release of hip-python and what trlaunch itself needs.

@@ -335,7 +335,8 @@ def assemble(image: ImageKernel, image_label: str, metadata: Metadata | None, so
             if known.size == _TDM_BYTES and (slot.type or "").startswith("tensordesc"):
                 raise SignatureError(
                     f"parameter {i}{f' {slot.name!r}' if slot.name else ''} is a tensor descriptor of gfx1250, "
-                    f"{_TDM_BYTES} bytes by value, which trlaunch cannot make: make the descriptor in the kernel, or pass pointers"
+                    f"{_TDM_BYTES} bytes by value, which trlaunch cannot make: make the descriptor in the kernel, "
+                    f"or pass pointers"
                 )
             contradiction = _contradiction(known, slot)
             if contradiction:

@@ -195,7 +195,6 @@ def _resources(kernel: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
         + (f", read from {', '.join(kernel['sources'])}" if "sources" in kernel else ""),
     )
 
-
     if kernel["implicit"]:
         kinds = [param["type"].removeprefix("hidden_") for param in kernel["implicit"]]
         yield "filled by the runtime", f"{len(kinds)}: {', '.join(kinds)}"
