@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import trlaunch
 from tests.arrays import CupyLike, DlpackLike, TorchLike
 from tests.corpus import find
 from tests.oracle import INTEGERS, numpy_bytes, sample
@@ -311,3 +312,12 @@ def test_values_are_described_for_people():
     assert describe("x" * 200) == "str '" + "x" * 59
     assert describe(np.zeros((2, 3), np.int8)).startswith("a numpy.ndarray int8 (2, 3)")  # NumPy 2 adds " on cpu"
     assert describe(TorchLike(0, (2,), "bfloat16", "cuda:1")) == "a tests.TorchLike bfloat16 (2,) on cuda:1"
+
+
+def test_a_tuple_by_name_fills_no_other_parameter():
+    kernel = trlaunch.Kernel.from_file(find("3.6.0", "cuda:80", "add_kernel").path("ptx"), device="emulator")
+    x = np.ones(1024, np.float32)
+    with pytest.raises(ArgumentError, match="add_kernel: 'x_ptr' takes 1 value, 2 were given by name"):
+        kernel.launch(1, x_ptr=(x, x), out_ptr=x, n_elements=1024)
+    with pytest.raises(ArgumentError, match=r"are missing \('n' was given, which it does not have\)"):
+        kernel.launch(1, x, x, x, n=1024)

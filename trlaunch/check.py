@@ -281,7 +281,12 @@ def _shared(s: Subject) -> Iterator[Finding]:
         )
     if not found:
         static = f" + {own} static" if own else ""
-        yield Finding("shared", "ok", f"{s.shared} bytes dynamic{static} of {s.device.max_shared_optin}")
+        alone = (
+            ""
+            if s.ttgir or not uses or s.shared_given
+            else "; the metadata alone says so, there is no TTGIR to compare"
+        )
+        yield Finding("shared", "ok", f"{s.shared} bytes dynamic{static} of {s.device.max_shared_optin}{alone}")
 
 
 def _cluster(s: Subject) -> Iterator[Finding]:

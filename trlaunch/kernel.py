@@ -140,8 +140,8 @@ class Kernel:
         signature : mapping, sequence or str, optional
             Triton's types of the user's parameters, by name or in order.
         device : str, optional
-            ``"cuda:1"``, ``"emulator"``; left out, the device of the arguments, else the GPU if there is one, else
-            the emulator.
+            ``"cuda:1"``, ``"emulator"``: where every launch goes. Left out, each goes where its arguments are, else to
+            the GPU if there is one, else to the emulator.
         shared : int, optional
             Dynamic shared memory in bytes, over the metadata's.
         check : {"error", "warn"}
@@ -353,7 +353,7 @@ class Kernel:
             See `trlaunch.streams.handle`; left out, torch's current stream if a torch tensor is among the arguments,
             else the default stream.
         device : str, optional
-            Left out, where the arguments are, else the kernel's own device, else the default one.
+            Left out, the device the kernel was made with, else where the arguments are, else the default one.
         **named
             Arguments by name, where the names are known.
 
@@ -378,6 +378,8 @@ class Kernel:
         loaded = self._load(self._choose(device, values))
         handle = self._stream(stream, values, loaded.device)
         ctas = self._ctas(shape)
+        if 0 not in shape:
+            self._refuse(loaded, ctas)  # before the arguments: a file that is wrong explains wrong arguments
         packed = loaded.packer.pack(args, named, driver=loaded.driver, device=loaded.device, stream=handle)
         buffer = None
         if self._captures is not None:
@@ -385,17 +387,17 @@ class Kernel:
             buffer = self._captures.buffer(shape, axes, loaded.subject.signature, packed.data)
         if 0 in shape:
             return None if buffer is None else buffer.empty()
-        self._refuse(loaded, ctas)
         config = self._config(ctas, handle)
         function = self._function(loaded)
-        scratch = self._scratch(loaded, config)
-        if buffer is not None:
-            scratch.append(("dump", buffer.allocate(loaded.driver, loaded.device.ordinal, handle)))
-        if not scratch:
+        if buffer is None and not self._wants_scratch(loaded):
             loaded.driver.launch(function, config, packed)
             launching.learn(self._launches, loaded, function, config, device)
             return None
+        scratch: list[tuple[str, int]] = []
         try:
+            self._scratch(loaded, config, scratch)
+            if buffer is not None:
+                scratch.append(("dump", buffer.allocate(loaded.driver, loaded.device.ordinal, handle)))
             packed = loaded.packer.fill_hidden(packed, dict(scratch))
             loaded.driver.launch(function, config, packed)
             return None if buffer is None else buffer.collect()
@@ -432,7 +434,7 @@ class Kernel:
     # --- steps of a launch -------------------------------------------------------------------------------------------
 
     def _choose(self, device: str | Device | None, values: Sequence[Any]) -> Device:
-        """The device asked for, else the one the arguments are on, else the kernel's, else the default."""
+        """The device asked for, else the kernel's own, else the one the arguments are on, else the default."""
         if device is not None:
             return Device.parse(device)
         if self._given_device is not None:
@@ -443,10 +445,11 @@ class Kernel:
         return default_device(self.target.backend)
 
     def _stream(self, stream: Any, values: Sequence[Any], device: Device) -> int:
+        if stream is not None:
+            given = streams.handle(stream)
+            return 0 if device.driver == "emulator" else given
         if device.driver == "emulator":
             return 0
-        if stream is not None:
-            return streams.handle(stream)
         return streams.current_torch_stream(flatten(values), device.ordinal) or 0
 
     def _ctas(self, grid: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -466,10 +469,12 @@ class Kernel:
             stream=stream,
         )
 
-    def _scratch(self, loaded: _Loaded, config: LaunchConfig) -> list[tuple[str, int]]:
-        metadata, granted = self.metadata, []
-        if metadata is None:
-            return []
+    def _wants_scratch(self, loaded: _Loaded) -> bool:
+        return any(getattr(self.metadata, f"{param.role}_size", None) for param in loaded.subject.signature.hidden)
+
+    def _scratch(self, loaded: _Loaded, config: LaunchConfig, granted: list[tuple[str, int]]) -> None:
+        """Allocate what the metadata asks for; `granted` has the addresses so far even when one fails."""
+        metadata = self.metadata
         ctas = config.grid[0] * config.grid[1] * config.grid[2]
         for param in loaded.subject.signature.hidden:
             size = getattr(metadata, f"{param.role}_size", None)
@@ -477,10 +482,9 @@ class Kernel:
                 align = getattr(metadata, f"{param.role}_align")
                 ordinal = loaded.device.ordinal
                 address = loaded.driver.allocate_scratch(size * ctas, align, ordinal, config.stream)
+                granted.append((param.role, address))
                 if param.role == "profile_scratch":  # as Triton's default allocator does: the profiler adds to it
                     loaded.driver.clear(address, size * ctas, ordinal, config.stream)
-                granted.append((param.role, address))
-        return granted
 
     # --- the audit ---------------------------------------------------------------------------------------------------
 

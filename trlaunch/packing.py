@@ -100,6 +100,7 @@ class Packer:
                     raise ArgumentError(self._missing(position, named))
                 used.add(key)
                 leaves.extend(flatten((named[key],)))
+                self._expect_leaves(position, key, len(leaves))
                 continue
             position += self._place(launch, position, leaves.popleft())
         if leaves:
@@ -372,9 +373,23 @@ class Packer:
     def _wrong(self, param: Param, rest: str) -> ArgumentError:
         return ArgumentError(f"{self.kernel}, {param.label}: expected {rest}")
 
+    def _expect_leaves(self, position: int, key: str, given: int) -> None:
+        """A tuple by name fills the parameters of that name, and no more."""
+        taken = 0
+        for param in self.user[position:]:
+            if param.name is None or key not in (param.name, param.name.partition(".")[0]):
+                break
+            taken += 1
+        if given != taken and (given > 1 or taken == 0):
+            values = "1 value" if taken == 1 else f"{taken} values"
+            raise ArgumentError(f"{self.kernel}: {key!r} takes {values}, {given} were given by name")
+
     def _missing(self, position: int, named: Mapping[str, Any]) -> str:
         param = self.user[position]
         hint = "" if param.name or not named else " (the parameters' names are not known: pass arguments by position)"
+        names = {name for p in self.user if p.name for name in (p.name, p.name.partition(".")[0])}
+        if param.name and (strangers := sorted(named.keys() - names)):
+            hint = f" ({strangers[0]!r} was given, which it does not have)"
         return (
             f"{self.kernel} takes {len(self.user)} arguments, {param.label} and what follows it are missing{hint}; "
             f"it takes\n{self.signature.table()}"

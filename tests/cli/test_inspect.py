@@ -91,7 +91,7 @@ def test_a_cache_folder(cli, artifacts, tmp_path):
         shutil.copy(file, folder)
     document = cli("inspect", folder, "--json").json
     assert document["level"] == "cubin"
-    assert document["siblings"] == ["ptx", "ttir"]
+    assert document["siblings"] == ["ptx", "ttgir", "ttir"]
     assert document["metadata"] == json.loads((artifacts / "add_kernel.json").read_text())
 
 
