@@ -26,7 +26,8 @@ READERS = Path(__file__).with_name("readers.json")
 HEAD = """\
 # Compatibility with Triton's releases
 
-Written by `nox -s matrix -- --write`, which makes an environment for each release; nothing here is copied by hand.
+Written by [`tests/matrix/table.py`](../tests/matrix/table.py) from what each release did in an environment of its own;
+`nox -s matrix -- --write` does all of it.
 
 ## Starting again from every level
 
@@ -54,7 +55,7 @@ Every TTIR and TTGIR of the test corpus, lowered to PTX by every release. A row 
 column the one that reads it: of how many texts it makes PTX. `trlaunch.lower` refuses the others before Triton sees
 them, by what the text says ([`trlaunch/lowering/dialect.py`](../trlaunch/lowering/dialect.py)); † marks pairs of which
 some text aborts the process. A text that is read need not give the PTX that the same kernel gives from its source:
-that of `add_kernel` does in all pairs that read it, a reduction's rarely.
+that of `add_kernel` does in all pairs that read it, that of a kernel with a reduction often does not.
 """
 
 NOTES = """\
@@ -101,7 +102,7 @@ def cell(found: dict[str, Any] | None, reasons: dict[str, list[str]], where: str
     if found["compile"].startswith("refused"):
         return "refused"
     if found["compile"]:
-        reasons.setdefault(found["compile"], []).append(where)
+        reasons.setdefault(found["compile"].removeprefix("error: "), []).append(where)
         return "no"
     if found["restart"]:
         reasons.setdefault(found["restart"], []).append(where)
@@ -121,12 +122,21 @@ def restarting(documents: dict[str, Any]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     rows = [
         [kernel, target]
-        + [cell(cells.get((r, kernel, target)), reasons, f"{short(r)}: {kernel}, {target}") for r in documents]
+        + [cell(cells.get((r, kernel, target)), reasons, f"{kernel} for {target} by {short(r)}") for r in documents]
         for kernel in kernels
         for target in targets
     ]
-    notes = [f"- {'; '.join(where)}: {reason}" for reason, where in reasons.items()]
-    return [*lines(["kernel", "target", *documents], rows), *(["", *notes] if notes else [])]
+    notes = [line for reason, where in reasons.items() for line in ("", f"`{reason}`:", "", *_gathered(where))]
+    return [*lines(["kernel", "target", *documents], rows), *notes]
+
+
+def _gathered(where: list[str]) -> list[str]:
+    """``x by 3.0`` and ``x by 3.1`` as one item."""
+    releases: dict[str, list[str]] = {}
+    for text in where:
+        kernel, _, release = text.rpartition(" by ")
+        releases.setdefault(kernel, []).append(release)
+    return [f"- {kernel} by {', '.join(found)}" for kernel, found in releases.items()]
 
 
 def reading(documents: dict[str, Any]) -> list[str]:
