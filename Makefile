@@ -101,5 +101,5 @@ $(VENV)/triton-%/.ready: $(recipe) | $(bin)/python
 # A Python with another release of hip-python and what trlaunch itself needs.
 $(VENV)/hip-%/.done: $(recipe) | $(bin)/python
 	$(bin)/python -m venv $(@D)
-	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install 'hip-python==$*.*' --editable .
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install 'hip-python==$*.*' --editable . 'pytest>=8.3' 'hypothesis>=6.100'
 	@touch $@
