@@ -56,3 +56,18 @@ if RELEASE >= (3, 3):
         for k in range(0, K, BLOCK_K):
             total = tl.dot(a.load([row, k]), b.load([k, column]), total)
         c.store([row, column], total.to(tl.float16))
+
+
+if RELEASE >= (3, 4):
+
+    @triton.jit
+    def specialised_matmul_kernel(
+        a_desc, b_desc, c_desc, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+    ):
+        """``c = a @ b`` with warps of their own for loads: the compiler adds them to those that are asked for."""
+        row = tl.program_id(0) * BLOCK_M
+        column = tl.program_id(1) * BLOCK_N
+        total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for k in tl.range(0, K, BLOCK_K, warp_specialize=True):
+            total = tl.dot(a_desc.load([row, k]), b_desc.load([k, column]), total)
+        c_desc.store([row, column], total.to(tl.float16))

@@ -36,13 +36,14 @@ the files and lowered by `trlaunch.lower` to PTX and to cubin.
 
 | cell | means |
 |---|---|
-| same | from every level: the PTX is the same byte for byte, and so are the instructions (`.text`) of the cubin |
+| same | from every level: the PTX is the same byte for byte, and so are the instructions (`.text`) of the cubin and the \
+metadata but for its hash and the paths of libraries |
 | same, right | as above, and the kernel, run on the emulator, gives what NumPy does |
 | same ¹ | the PTX is the same byte for byte; ptxas gives one of several codes for one PTX, run by run, \
 and the cubin has one of them |
 | refused | `trlaunch.lower` says that the release cannot compile for the target; the release itself would abort |
 | no | the release's own `triton.compile` fails, as given below the table |
-| – | the release has no such descriptors |
+| – | the release has no such descriptors, or does not specialise warps |
 
 cuda:80 and cuda:90 are compiled and started again; cuda:80 is run on the emulator too. cuda:75, 86, 100 and 120 are \
 compiled, assembled and started again, and run nowhere.
@@ -125,6 +126,7 @@ def restarting(documents: dict[str, Any]) -> list[str]:
         + [cell(cells.get((r, kernel, target)), reasons, f"{kernel} for {target} by {short(r)}") for r in documents]
         for kernel in kernels
         for target in targets
+        if any((r, kernel, target) in cells for r in documents)
     ]
     notes = [line for reason, where in reasons.items() for line in ("", f"`{reason}`:", "", *_gathered(where))]
     return [*lines(["kernel", "target", *documents], rows), *notes]
