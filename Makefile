@@ -26,7 +26,7 @@ recipe := pyproject.toml setup.py
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test test-triton lint format coverage docs bench clean
+.PHONY: help demo test test-triton test-passes lint format coverage docs bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -45,10 +45,18 @@ else
 	@echo 'PYTEST_ARGS given: lowering with Triton $(TRITONS) is left out (make test-triton)'
 endif
 
+# The tests of passes start behind each pass of a pipeline, minutes for each release: `make test-passes`.
 test-triton: $(TRITONS:%=$(VENV)/triton-%/.ready)
 	@for release in $(TRITONS); do \
 	  echo "== lowering with Triton $$release"; \
-	  $(VENV)/triton-$$release/bin/python -m pytest $(WORKERS) tests/lowering tests/compat tests/hip/test_lowering.py tests/hip/test_assembler.py; \
+	  $(VENV)/triton-$$release/bin/python -m pytest $(WORKERS) tests/lowering tests/compat \
+	    --ignore=tests/lowering/test_passes.py; \
+	done
+
+test-passes: $(TRITONS:%=$(VENV)/triton-%/.ready)
+	@for release in $(TRITONS); do \
+	  echo "== passes of Triton $$release"; \
+	  $(VENV)/triton-$$release/bin/python -m pytest $(WORKERS) tests/lowering/test_passes.py; \
 	done
 
 lint: $(VENV)/.dev

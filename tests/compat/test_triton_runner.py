@@ -199,7 +199,7 @@ def amd_files(folder):
 
 @pytest.mark.parametrize("level", ["hsaco", "amdgcn"])
 def test_levels_of_amd_are_not_run_elsewhere(folder, amd_files, level):
-    with pytest.raises(TrlaunchError, match=r"libamdhip64|hsaco|gfx942"):
+    with pytest.raises(TrlaunchError, match=r"libamdhip64|hsaco|gfx942|hip-python"):
         folder.run("level_dir.py", level)
 
 
