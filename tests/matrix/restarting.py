@@ -133,8 +133,8 @@ def assembled_anew(ptx: Path) -> dict[str, bytes]:
 
 
 def said(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata without what is the machine's: where libraries lie, and Triton's hash over that."""
-    return {k: v for k, v in metadata.items() if k not in ("hash", "extern_libs")}
+    """Metadata without what is the machine's: where libraries lie, Triton's hash over that, environment variables."""
+    return {k: v for k, v in metadata.items() if k not in ("hash", "extern_libs") and not k.isupper()}
 
 
 def restarted(stem: Path) -> tuple[str, bool]:

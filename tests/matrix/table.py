@@ -36,8 +36,8 @@ the files and lowered by `trlaunch.lower` to PTX and to cubin.
 
 | cell | means |
 |---|---|
-| same | from every level: the PTX is the same byte for byte, and so are the instructions (`.text`) of the cubin and the \
-metadata but for its hash and the paths of libraries |
+| same | from every level: the PTX is the same byte for byte, so are the instructions (`.text`) of the cubin, and the \
+metadata but for its hash, the paths of libraries and environment variables |
 | same, right | as above, and the kernel, run on the emulator, gives what NumPy does |
 | same ¹ | the PTX is the same byte for byte; ptxas gives one of several codes for one PTX, run by run, \
 and the cubin has one of them |
