@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trlaunch.cli.arguments import DTYPES, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
+from trlaunch.arguments import DTYPES, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
 from trlaunch.scalars import SCALARS
 
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from trlaunch import errors
-from trlaunch.cli.arguments import UsageError
+from trlaunch.arguments import UsageError
 from trlaunch.cli.exits import Exit, exit_code, reporting
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from trlaunch.cli.arguments import UsageError
+from trlaunch.arguments import UsageError
 from trlaunch.cli.options import compile_options
 
 

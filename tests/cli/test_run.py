@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from trlaunch.cli.arguments import parse_argument
+from trlaunch.arguments import parse_argument
 
 ADD = (
     "--arg", "x_ptr=rand:float32:3000", "--arg", "y_ptr=randn:float32:3000:5",

@@ -7,7 +7,7 @@ import pytest
 
 from tests import corpus
 from tests.cli.conftest import cli
-from trlaunch.cli.arguments import UsageError, parse_argument
+from trlaunch.arguments import UsageError, parse_argument
 from trlaunch.cli.values import parse_dump
 
 __all__ = ["cli"]

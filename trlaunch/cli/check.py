@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trlaunch.cli.arguments import parse_grid
+from trlaunch.arguments import parse_grid
 from trlaunch.cli.exits import Exit, reporting
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import print_json

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from trlaunch.cli.arguments import UsageError
+from trlaunch.arguments import UsageError
 from trlaunch.errors import (
     AssemblerError,
     AssemblerMissing,

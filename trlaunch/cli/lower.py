@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from trlaunch.arguments import UsageError
 from trlaunch.artifact import Artifact
-from trlaunch.cli.arguments import UsageError
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import (
     CompileOption,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import trlaunch
-from trlaunch.cli.arguments import UsageError
+from trlaunch.arguments import UsageError
 
 __all__ = [
     "CompileOption",

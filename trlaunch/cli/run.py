@@ -17,7 +17,7 @@ import typer
 
 import trlaunch
 from trlaunch import devices
-from trlaunch.cli.arguments import GENERATORS, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
+from trlaunch.arguments import GENERATORS, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import facts, print_json, table

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trlaunch.arguments import UsageError
 from trlaunch.artifact import Artifact, Level
-from trlaunch.cli.arguments import UsageError
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import File, Json, MetadataOption, NameOption
 from trlaunch.cli.output import print_json, table
