@@ -50,8 +50,8 @@ class Block:
         return [b for b in (self.target, self.following) if b is not None]
 
 
-def blocks_of(body: Body) -> list[Block]:
-    """The basic blocks of a body; the last one always ends in an exit."""
+def blocks_of(body: Body, single: bool = False) -> list[Block]:
+    """The basic blocks of a body; the last one always ends in an exit. With `single`, of one instruction each."""
     blocks = [Block(0)]
     labels: dict[int, int] = {}
 
@@ -74,6 +74,8 @@ def blocks_of(body: Body) -> list[Block]:
             current.kind = "barrier"
         else:
             current.body.append(statement)
+            if single:
+                blocks.append(Block(len(blocks)))
             continue
         current.end = statement
         blocks.append(Block(len(blocks)))

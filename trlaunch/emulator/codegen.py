@@ -343,9 +343,9 @@ def _delete_early(lines: list[str], keep: set[str]) -> list[str]:
 
 
 def generate(
-    blocks: list[Block], layout: Layout, limit: int
+    blocks: list[Block], layout: Layout, limit: int, keep_all: bool = False
 ) -> tuple[str, dict[str, Any], list[Instruction], list[bool], list[tuple[Instruction, str]]]:
-    """Source text of all block functions.
+    """Source text of all block functions; with `keep_all`, they leave every register that they write.
 
     Returns
     -------
@@ -385,7 +385,7 @@ def generate(
         results.append(result)
     if refused:
         return "", {}, sites, [], refused
-    live = live_out(blocks)
+    live = [-1] * len(blocks) if keep_all else live_out(blocks)
     text: list[str] = []
     for block, emitter, result in zip(blocks, emitters, results, strict=True):
         text.append(f"def b{block.index}(S, R, m):")

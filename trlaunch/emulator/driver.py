@@ -15,11 +15,12 @@ from trlaunch.emulator.chunk import Chunk
 from trlaunch.emulator.faults import FaultLog
 from trlaunch.emulator.image import align_up
 from trlaunch.emulator.instructions.base import Array
+from trlaunch.emulator.instruments import Instrument, installed
 from trlaunch.emulator.memory import GlobalMemory, MemoryRange, bytes_at
 from trlaunch.emulator.program import Program, compile_program
 from trlaunch.emulator.scheduler import DEFAULT_STEP_LIMIT, Scheduler
 from trlaunch.emulator.tensor_maps import encode
-from trlaunch.errors import DeviceUnavailable, EmulatorError, UnsupportedInstruction
+from trlaunch.errors import DeviceUnavailable, EmulatorError, Fault, UnsupportedInstruction
 from trlaunch.image import Image
 from trlaunch.target import Target
 
@@ -134,6 +135,11 @@ class EmulatorDriver:
         """
         program = self._program(function)
         self._check_launch(program, config, arguments)
+        instruments = installed()
+        limit = self.step_limit
+        if any(i.stepping for i in instruments):
+            limit *= max(len(b.body) + 1 for b in program.blocks)
+            program = program.stepping()
         grid, block = config.grid, config.block
         total = grid[0] * grid[1] * grid[2]
         size = total if config.cooperative else self._chunk_size(program, config)
@@ -143,14 +149,20 @@ class EmulatorDriver:
         params, base = _aligned_copy(arguments.data)
         if program.param_address:
             ranges.append(MemoryRange(base, len(params), "parameters", True))
-        with np.errstate(all="ignore"):
-            for start in range(0, total, size):
-                ctas = np.arange(start, min(start + size, total), dtype=np.int64)
-                lanes = (len(ctas), threads)
-                log = FaultLog(program.module, program.sites, program.name, ctas, grid, block, lanes)
-                memory = GlobalMemory(ranges, log)
-                chunk = Chunk(program, memory, log, arguments.data, base, ctas, grid, block, config.shared)
-                Scheduler(program, chunk, self.step_limit).run()
+        try:
+            for instrument in instruments:
+                instrument.begin(program, config, arguments)
+            with np.errstate(all="ignore"):
+                for start in range(0, total, size):
+                    ctas = np.arange(start, min(start + size, total), dtype=np.int64)
+                    lanes = (len(ctas), threads)
+                    log = FaultLog(program.module, program.sites, program.name, ctas, grid, block, lanes)
+                    memory = GlobalMemory(ranges, log)
+                    chunk = Chunk(program, memory, log, arguments.data, base, ctas, grid, block, config.shared)
+                    _run(Scheduler(program, chunk, limit), instruments)
+        finally:
+            for instrument in instruments:
+                instrument.end()
 
     def _check_launch(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:
         directives = program.function.directives
@@ -286,6 +298,17 @@ class EmulatorDriver:
             swizzle=swizzle,
             nan_fill=nan_fill,
         )
+
+
+def _run(scheduler: Scheduler, instruments: Sequence[Instrument]) -> None:
+    for instrument in instruments:
+        instrument.attach(scheduler)
+    try:
+        scheduler.run()
+    except Fault as fault:
+        for instrument in instruments:
+            instrument.failed(scheduler, fault)
+        raise
 
 
 def _aligned_copy(data: bytes) -> tuple[Array, int]:

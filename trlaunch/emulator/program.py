@@ -28,7 +28,7 @@ _CACHE_SIZE = 64
 #: Up to this PTX version, the operand of ``tensormap.replace...global_stride`` was taken as a multiple of 16 bytes: by
 #: ptxas up to CUDA 12.4, so that Triton 3.3 divides it (`trlaunch.cuda.assembler.strides_in_16_bytes`).
 _STRIDES_IN_16_BYTES = (8, 4)
-_cache: OrderedDict[tuple[bytes, str], Program] = OrderedDict()
+_cache: OrderedDict[tuple[bytes, str, bool], Program] = OrderedDict()
 
 
 @dataclass(slots=True)
@@ -41,6 +41,8 @@ class Program:
         One per block of `blocks`.
     registers : list of ndarray
         Zero of each register's type, shape (1, 1): what a register holds before it is written.
+    declared : list of Register
+        The same registers as they were declared.
     sites : list of Instruction
     warp_sync : list of bool
         Per block: lanes of a warp must arrive together.
@@ -58,6 +60,7 @@ class Program:
     blocks: list[Block]
     functions: list[Callable[..., Any]]
     registers: list[Array]
+    declared: list[Register]
     sites: list[Instruction]
     warp_sync: list[bool]
     param_bytes: int
@@ -69,9 +72,16 @@ class Program:
     source: str
     keep: list[Array]
 
+    def stepping(self) -> Program:
+        """The same kernel compiled for stepping."""
+        text = self.module.stream.text.encode("utf-8", "surrogateescape")
+        return compile_program(text, self.name, stepping=True)
 
-def compile_program(text: bytes, kernel: str) -> Program:
+
+def compile_program(text: bytes, kernel: str, *, stepping: bool = False) -> Program:
     """Parse and compile one kernel; the result is kept for the life of the process, by content.
+
+    With `stepping`, every instruction is a block of its own, and all registers can be read between any two.
 
     Raises
     ------
@@ -82,18 +92,18 @@ def compile_program(text: bytes, kernel: str) -> Program:
     ImageError
         There is no such kernel.
     """
-    key = (hashlib.sha256(text).digest(), kernel)
+    key = (hashlib.sha256(text).digest(), kernel, stepping)
     if (found := _cache.get(key)) is not None:
         _cache.move_to_end(key)
         return found
-    program = _compile(text, kernel)
+    program = _compile(text, kernel, stepping)
     _cache[key] = program
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)
     return program
 
 
-def _compile(text: bytes, kernel: str) -> Program:
+def _compile(text: bytes, kernel: str, stepping: bool) -> Program:
     module = parse(text)
     function = module.functions.get(kernel)
     if function is None or not function.entry:
@@ -110,11 +120,11 @@ def _compile(text: bytes, kernel: str) -> Program:
     params, param_bytes = param_layout(function)
     offsets = {p.name: q.offset for p, q in zip(function.params, params, strict=True)}
     addresses, ranges, keep = _place_globals(module, function)
-    blocks = blocks_of(body)
+    blocks = blocks_of(body, stepping)
     carry = Register("the carry", "pred", len(body.registers))
     body.registers.append(carry)
     layout = Layout(offsets, shared, addresses, body.locals, carry, module.version <= _STRIDES_IN_16_BYTES)
-    source, namespace, sites, warp_sync, refused = generate(blocks, layout, MAX_INSTRUCTIONS)
+    source, namespace, sites, warp_sync, refused = generate(blocks, layout, MAX_INSTRUCTIONS, stepping)
     if refused:
         first, reason = refused[0]
         count = len(refused)
@@ -134,6 +144,7 @@ def _compile(text: bytes, kernel: str) -> Program:
         blocks=blocks,
         functions=[namespace[f"b{b.index}"] for b in blocks],
         registers=[_zero(r.type) for r in body.registers],
+        declared=body.registers,
         sites=sites,
         warp_sync=warp_sync,
         param_bytes=param_bytes,

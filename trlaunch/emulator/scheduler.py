@@ -46,6 +46,7 @@ class Scheduler:
 
     def __init__(self, program: Program, chunk: Chunk, step_limit: int = DEFAULT_STEP_LIMIT) -> None:
         self.program, self.chunk, self.step_limit = program, chunk, step_limit
+        self.functions = program.functions  # of each block; an instrument may wrap them
         self.shape = chunk.log.lanes
         chunk.alive = (
             np.ones(self.shape, bool) if chunk.start is None else np.broadcast_to(chunk.start, self.shape).copy()
@@ -68,7 +69,7 @@ class Scheduler:
         Fault
             A lane died, or the lanes wait for each other.
         """
-        blocks, functions, chunk = self.program.blocks, self.program.functions, self.chunk
+        blocks, functions, chunk = self.program.blocks, self.functions, self.chunk
         registers = chunk.registers
         pending = self.pending
         for _ in range(self.step_limit):

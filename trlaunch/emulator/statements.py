@@ -13,6 +13,7 @@ from trlaunch.emulator.declarations import SPACES, number, param, type_name, var
 from trlaunch.emulator.syntax import (
     Address,
     Body,
+    CallSite,
     Function,
     Group,
     Immediate,
@@ -97,6 +98,7 @@ class BodyParser:
         self.module = module
         self.function = function
         self.calls: list[tuple[Function, int]] = []
+        self.callers: tuple[CallSite, ...] = ()
         self.frame = 0
         self.out = Body([], [], [])
         self.scopes = [_Scope()]
@@ -204,13 +206,14 @@ class BodyParser:
                 raise self._error(made, "expected variables of the .param space as arguments")
             scope.symbols[formal.name] = actual.name
         s = self.s
-        kept = s.at, self.scopes, self.function, self.position
+        kept = s.at, self.scopes, self.function, self.position, self.callers
         self.calls.append((callee, self.label_count))
+        self.callers = (*self.callers, CallSite(callee.name, made.line, self.label_count))
         self.label_count += 1
         self.scopes, self.function = [scope], callee
         self._statements()
         _, back = self.calls.pop()
-        s.at, self.scopes, self.function, self.position = kept
+        s.at, self.scopes, self.function, self.position, self.callers = kept
         self.out.statements.append(LabelMark(f"behind {callee.name}", back))
         return True
 
@@ -285,7 +288,7 @@ class BodyParser:
                 operands.append(self._operand(0))
         if s.at > self.function.stop:
             raise s.error("expected ';' before the end of the function", back=1)
-        made = Instruction(opcode, tuple(operands), guard, negated, line, self.position)
+        made = Instruction(opcode, tuple(operands), guard, negated, line, self.position, callers=self.callers)
         if opcode.split(".")[0] == "bra":
             if len(operands) != 1 or not isinstance(operands[0], Symbol):
                 raise s.error("expected one label after bra", back=1)
@@ -294,8 +297,9 @@ class BodyParser:
         if root == "call" and self._call(made):
             return
         if root == "ret" and self.calls:
-            made = Instruction("bra", (Symbol("behind the call"),), guard, negated, line, self.position)
-            made.target = self.calls[-1][1]
+            back = self.calls[-1][1]
+            behind = (Symbol("behind the call"),)
+            made = Instruction("bra", behind, guard, negated, line, self.position, back, self.callers)
         self.out.statements.append(made)
         if len(self.out.statements) > _MAX_STATEMENTS:
             raise UnsupportedInstruction(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from trlaunch.emulator.tokens import TokenStream
 
 __all__ = [
-    "TYPE_SIZES", "Address", "Body", "Function", "Group", "Immediate", "Instruction", "LabelMark", "Module", "Negated",
+    "TYPE_SIZES", "Address", "Body", "CallSite", "Function", "Group", "Immediate", "Instruction", "LabelMark", "Module", "Negated",
     "Operand", "Pair", "Param", "Position", "Register", "Sink", "Special", "Symbol", "Variable", "Vector",
 ]  # fmt: skip
 
@@ -107,6 +107,15 @@ class Sink:
 Operand = Register | Immediate | Special | Symbol | Address | Vector | Group | Pair | Negated | Sink
 
 
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """A call of the device function `callee` on a PTX line; `id` is unique in the body."""
+
+    callee: str
+    line: int
+    id: int
+
+
 @dataclass(slots=True)
 class Instruction:
     """One instruction.
@@ -124,6 +133,8 @@ class Instruction:
         Source position from ``.loc``.
     target : int or None
         Label id, for a branch.
+    callers : tuple of CallSite
+        The calls that this is in the place of, outermost first.
     """
 
     opcode: str
@@ -133,6 +144,7 @@ class Instruction:
     line: int
     position: Position | None
     target: int | None = None
+    callers: tuple[CallSite, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
