@@ -164,9 +164,9 @@ def dumpable(artifact: Artifact, name: str | None = None) -> list[tuple[Where, s
     _refuse_level(artifact)
     kernel = name or (artifact.metadata.name if artifact.metadata is not None else None)
     if artifact.level in (Level.TTIR, Level.TTGIR):
-        from trlaunch.dump import ttir
+        from trlaunch.dump.choose import candidates
 
-        return [(c.where, c.refused) for c in ttir.candidates(artifact.text, kernel)[2]]
+        return [(c.where, c.refused) for c in candidates(artifact.text, kernel)[2]]
     if artifact.level is Level.LLIR:
         from trlaunch.dump import llir
 

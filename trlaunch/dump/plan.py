@@ -86,6 +86,10 @@ class Capture:
         Flags of a record: 1, or one for each thread.
     counters : int
         Counters of a slot.
+    offset : int
+        What `trlaunch.language` was given as offset.
+    offset_of : str
+        Key of the dump that this value is the offset of.
     """
 
     request: At
@@ -95,6 +99,8 @@ class Capture:
     loops: tuple[Loop, ...] = ()
     flags: int = 1
     counters: int = 0
+    offset: int = 0
+    offset_of: str = ""
 
     @property
     def key(self) -> str:

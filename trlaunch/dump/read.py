@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.dump.plan import Plan, Region, Where
+from trlaunch.errors import ArgumentError
 from trlaunch.tensors import numpy_dtype
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Dump:
         where a program made fewer iterations than another, or a branch was not taken.
     where : Where
         Line in the text, Python line, type, layout.
+    offset : int or numpy.ndarray of int
+        What ``trlaunch.language`` was given as offset; where only the kernel knew it, one for each record.
+    grid_axes : int
+        How many of the first axes of `values` are programs.
+    chosen : bool
+        Whether programs were chosen; else it is every program of the grid.
     """
 
     key: str
@@ -43,6 +50,9 @@ class Dump:
     values: npt.NDArray[Any]
     written: npt.NDArray[np.bool_]
     where: Where
+    offset: int | npt.NDArray[Any] = 0
+    grid_axes: int = 1
+    chosen: bool = False
 
     @property
     def floats(self) -> npt.NDArray[Any]:
@@ -65,16 +75,63 @@ class Run:
 
     dumps: Mapping[str, Dump]
 
+    def flat(self, size: int | None = None) -> npt.NDArray[np.float32]:
+        """All dumps in one buffer of fp32, as triton-runner's ``dump_tensor`` has them.
+
+        Each is at its offset, one captured in every program (``dump_grids``) program behind program. Where they
+        overlap, later programs and iterations stay, and the dumps that come later in the text.
+
+        Parameters
+        ----------
+        size : int, optional
+            Elements of the buffer; left out, as many as are used.
+
+        Raises
+        ------
+        ArgumentError
+            A dump does not fit.
+        """
+        import numpy as np
+
+        parts = [part for dump in self.dumps.values() for part in _flat_parts(dump)]
+        used = max((start + values.size for start, values in parts), default=0)
+        first = min((start for start, _ in parts), default=0)
+        if first < 0 or (size is not None and used > size):
+            raise ArgumentError(f"the dumps take elements {first} to {used} of a flat buffer; it has {size or used}")
+        buffer = np.zeros(used if size is None else size, np.float32)
+        for start, values in parts:
+            buffer[start : start + values.size] = values
+        return buffer
+
+
+def _flat_parts(dump: Dump) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Where each record of a dump goes in a flat buffer, and its elements."""
+    import numpy as np
+
+    written = dump.written
+    items = dump.values.size // max(written.size, 1)
+    records = dump.floats.reshape(-1, items)
+    offsets = np.broadcast_to(np.asarray(dump.offset), written.shape).reshape(-1)
+    inner = math.prod(written.shape[dump.grid_axes :])  # iterations of a program
+    for i in np.flatnonzero(written):
+        program = 0 if dump.chosen else int(i) // inner
+        yield int(offsets[i]) + program * items, records[i]
+
 
 def read(plan: Plan, buffer: bytearray) -> dict[str, Dump]:
     """The dumps in a buffer, which they copy from."""
     import numpy as np
 
     data = np.frombuffer(buffer, np.uint8)
-    return {region.capture.key: _read(region, data) for region in plan.regions}
+    offsets = {r.capture.offset_of: _read(r, data).values for r in plan.regions if r.capture.offset_of}
+    return {
+        region.capture.key: _read(region, data, offsets.get(region.capture.key))
+        for region in plan.regions
+        if not region.capture.offset_of
+    }
 
 
-def _read(region: Region, data: npt.NDArray[np.uint8]) -> Dump:
+def _read(region: Region, data: npt.NDArray[np.uint8], offset: npt.NDArray[Any] | None = None) -> Dump:
     import numpy as np
 
     capture = region.capture
@@ -90,7 +147,16 @@ def _read(region: Region, data: npt.NDArray[np.uint8]) -> Dump:
     values[~written] = 0
     if capture.dtype == "i1":
         values = values != 0
-    return Dump(capture.key, capture.dtype, values, written, capture.where)
+    return Dump(
+        capture.key,
+        capture.dtype,
+        values,
+        written,
+        capture.where,
+        capture.offset if offset is None else offset,
+        len(region.axes),
+        capture.request.programs is not None,
+    )
 
 
 # Exponent bits, mantissa bits, bias, and whether there are infinities (IEEE) or only NaN: all ones ("fn"), or the

@@ -21,6 +21,7 @@ class At:
     line: int | None = None
     python_line: int | None = None
     result: int = 0
+    after: int | None = None
     keep: str | int = "all"
     programs: tuple[tuple[int, ...], ...] | str | None = None
     part: tuple[tuple[int, int] | None, ...] | None = None
@@ -44,6 +45,7 @@ def at(
     line: int | None = None,
     python_line: int | None = None,
     result: int = 0,
+    after: int | None = None,
     keep: str | int = "all",
     programs: Sequence[Sequence[int]] | str | None = None,
     part: Sequence[Any] | None = None,
@@ -66,6 +68,9 @@ def at(
         Line in the Python source, where the text has locations.
     result : int
         Which result of an operation with several, where no name tells.
+    after : int, optional
+        In TTIR and TTGIR, the line of the operation behind which it is captured; left out, what defines it. Shared
+        memory is filled after its definition: behind the line of the wait it has what was copied.
     keep : {"all", "last"} or int
         Iterations of the loops around it: every one, what the last one left, or the first N of each loop.
     programs : sequence of sequence of int, or "last", optional
@@ -87,7 +92,7 @@ def at(
         raise ArgumentError("trlaunch.at(): expected a name, op=, line= or python_line=")
     if keep not in ("all", "last") and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 < keep < 1 << 31):
         raise ArgumentError(f"keep={keep!r:.60}: expected 'all', 'last' or a number of iterations")
-    return At(name, op, nth, line, python_line, result, keep, _programs(programs), _window(part), dtype, label)
+    return At(name, op, nth, line, python_line, result, after, keep, _programs(programs), _window(part), dtype, label)
 
 
 def requests(dump: Any) -> tuple[At, ...]:

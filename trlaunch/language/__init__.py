@@ -7,9 +7,10 @@
         ...
         dl.dump_grids(total, name="total")
 
-They compile to nothing, except in `trlaunch.Kernel.from_function(..., dump=True)`: there each leaves a mark in the
-first level's text, which becomes a capture. The calling convention is triton-runner's, with a name added; its flat
-buffer of fp32 is not: every dump has an array of its own, and `offset` says nothing.
+They compile to nothing, except in ``trlaunch.Kernel.from_function(..., dump=True)``: there each leaves a mark in the
+first level's text, which becomes a capture. The calling convention is triton-runner's, with a name added: every dump
+has an array of its own, which knows its offset, and `trlaunch.Run.flat` puts them into one buffer of fp32 as
+triton-runner does.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ __all__ = ["MARK", "dump", "dump_boundary", "dump_grids", "marking"]
 #: What the prefix of a marked ``tt.print`` begins with.
 MARK = "trl_dump:"
 
-_MARKING: ContextVar[bool] = ContextVar("_MARKING", default=False)
+#: Off, "as it is", or "fp32": what is marked is converted first.
+_MARKING: ContextVar[str] = ContextVar("_MARKING", default="")
 
 
 @contextlib.contextmanager
-def marking(wanted: bool) -> Iterator[None]:
-    """While it lasts, kernels that this thread compiles have marks in them."""
-    token = _MARKING.set(wanted)
+def marking(wanted: bool | str) -> Iterator[None]:
+    """While it lasts, kernels that this thread compiles have marks in them; ``"fp32"``: of values converted to it."""
+    token = _MARKING.set(wanted if isinstance(wanted, str) else "as it is" if wanted else "")
     try:
         yield
     finally:
@@ -41,8 +43,8 @@ def marking(wanted: bool) -> Iterator[None]:
 
 def dump(
     value: Any,
-    offset: Any = 0,  # noqa: ARG001 -- triton-runner's
-    dump_grid: Any = 0,
+    offset: Any = 0,
+    dump_grid: Any = None,
     name: Any = None,
     *,
     _builder: Any = None,
@@ -53,42 +55,42 @@ def dump(
     Parameters
     ----------
     value : tensor or scalar
-    offset : int
-        Accepted and not needed.
-    dump_grid : int or tuple of int
-        The program, by its coordinates in the grid; an int is the one along x.
+    offset : int or scalar
+        Where it goes in a flat buffer (`trlaunch.Run.flat`), in elements; what the kernel computes, too.
+    dump_grid : int or sequence of int, optional
+        The program, by its coordinates in the grid; an int is the one along x. Left out, the first.
     name : str, optional
         Key in ``run.dumps``; left out, ``dump0``, ``dump1``, ... in the order of the code.
     """
-    grid = _plain(dump_grid)
+    grid = _plain(dump_grid) or 0
     numbers = grid if isinstance(grid, tuple) else (grid,)
     if not 1 <= len(numbers) <= 3 or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise ArgumentError(f"dump_grid={grid!r:.60}: expected an int or one to three, none negative")
-    _mark(value, ".".join(map(str, numbers)), name, _builder, _semantic)
+    _mark(value, ".".join(map(str, numbers)), offset, name, _builder, _semantic)
 
 
 def dump_boundary(
     value: Any,
-    offset: Any = 0,  # noqa: ARG001 -- triton-runner's
+    offset: Any = 0,
     name: Any = None,
     *,
     _builder: Any = None,
     _semantic: Any = None,
 ) -> None:
     """Capture a value in the last program along every axis; parameters as those of `dump`."""
-    _mark(value, "last", name, _builder, _semantic)
+    _mark(value, "last", offset, name, _builder, _semantic)
 
 
 def dump_grids(
     value: Any,
-    offset: Any = 0,  # noqa: ARG001 -- triton-runner's
+    offset: Any = 0,
     name: Any = None,
     *,
     _builder: Any = None,
     _semantic: Any = None,
 ) -> None:
     """Capture a value in every program; parameters as those of `dump`."""
-    _mark(value, "all", name, _builder, _semantic)
+    _mark(value, "all", offset, name, _builder, _semantic)
 
 
 def _plain(value: Any) -> Any:
@@ -100,16 +102,26 @@ def _plain(value: Any) -> Any:
     return tuple(_plain(item) for item in value) if isinstance(value, (tuple, list)) else value
 
 
-def _mark(value: Any, programs: str, name: Any, builder: Any, semantic: Any) -> None:
-    if not _MARKING.get():
+def _mark(value: Any, programs: str, offset: Any, name: Any, builder: Any, semantic: Any) -> None:
+    wanted = _MARKING.get()
+    if not wanted:
         return
     label = _plain(name)
     if label is not None and (not isinstance(label, str) or not label.replace("_", "a").replace(".", "a").isalnum()):
         raise ArgumentError(f"name={label!r:.60}: expected letters, digits, '_' and '.'")
     from trlaunch.lowering.triton_compiler import load
 
+    core = load("language.core")
     passed = {"_builder": builder} if semantic is None else {"_semantic": semantic}  # the latter from 3.4 on
-    load("language.core").device_print(f"{MARK}{programs}:{label or ''}", value, **passed)
+    if wanted == "fp32":
+        value = core.cast(core.to_tensor(value, **passed), core.float32, **passed)
+    constant = _plain(offset)
+    if isinstance(constant, int):
+        core.device_print(f"{MARK}{programs}:{label or ''}:{constant or ''}", value, **passed)
+        return
+    if not hasattr(constant, "handle") or getattr(constant.type, "is_block", bool)():
+        raise ArgumentError(f"offset={constant!r:.60}: expected an int or a scalar of the kernel")
+    core.device_print(f"{MARK}{programs}:{label or ''}:", value, constant, **passed)
 
 
 # Triton calls what has this mark while it compiles (TRITON_BUILTIN in triton/language/core.py, all releases), where
