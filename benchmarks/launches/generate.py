@@ -11,14 +11,35 @@ import sys
 import tempfile
 import types
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "fixtures"))
 
 from generate import Case, compile_case, forget_library_paths, refuse_absolute_paths  # noqa: E402
 
-ARGUMENTS = {f"t{i}": "*fp32" for i in range(5)} | {f"i{i}": "i32" for i in range(9)} | {f"c{i}": i for i in range(5)}
-CASES = [Case("none_kernel", "none_kernel", {}, "(1, 1, 1)"), Case("fourteen_kernel", "fourteen_kernel", ARGUMENTS, "")]
+
+def arguments(tensors: int, ints: int, constants: int = 0) -> dict[str, Any]:
+    return (
+        {f"t{i}": "*fp32" for i in range(tensors)}
+        | {f"i{i}": "i32" for i in range(ints)}
+        | {f"c{i}": i for i in range(constants)}
+    )
+
+
+CASES = [
+    Case("none_kernel", "none_kernel", {}, "(1, 1, 1)"),
+    Case("fourteen_kernel", "fourteen_kernel", arguments(5, 9, 5), ""),
+    Case("nineteen_kernel", "nineteen_kernel", arguments(10, 9), ""),
+    Case("fifty_eight_kernel", "fifty_eight_kernel", arguments(28, 30), ""),
+    Case("descriptor_kernel", "descriptor_kernel", {"d": "tensordesc<fp16[16, 32]>", "out": "*fp32", "n": "i32"}, ""),
+    Case(
+        "add_kernel",
+        "add_kernel",
+        {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": ("i32", 1 << 20), "BLOCK": 1024},
+        "",
+    ),
+]
 LEVELS = {90: ("cubin", "ttir", "json"), 80: ("ptx", "ttir", "json")}
 
 
