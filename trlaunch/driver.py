@@ -102,12 +102,19 @@ class LaunchConfig:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Memory that an argument refers to: `nbytes` bytes from `address`, and the parameter that brought it."""
+    """Memory that an argument refers to: `nbytes` bytes from `address`, and the parameter that brought it.
+
+    What a tensor says of itself goes along for those who look at the launch: `dtype` (Triton's name), `shape`, and
+    `strides` in elements; empty where it says nothing.
+    """
 
     address: int
     nbytes: int
     name: str
     read_only: bool = False
+    dtype: str | None = None
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -252,7 +252,8 @@ class Packer:
     def _record(self, launch: _Launch, param: Param, tensor: TensorView) -> None:
         launch.keep.append(tensor.keep)
         name = param.name or f"parameter {param.index}"
-        launch.buffers.append(Buffer(tensor.address, tensor.extent or 0, name, tensor.read_only))
+        facts = tensor.dtype, tensor.shape, tensor.strides
+        launch.buffers.append(Buffer(tensor.address, tensor.extent or 0, name, tensor.read_only, *facts))
         # The array interface calls the legacy default stream 1, the driver API 0 as well.
         if tensor.stream is not None and (tensor.stream or 1) != (launch.stream or 1):
             launch.waits.add(tensor.stream)
