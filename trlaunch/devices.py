@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from trlaunch.driver import Device, Driver
 from trlaunch.errors import DeviceUnavailable, FallbackWarning, warn
 
 __all__ = ["default_device", "get"]
+
+#: Set by `trlaunch.investigate` in the processes it starts: every launch is kept in a file (`investigate.ring`).
+_KEPT = bool(os.environ.get("TRLAUNCH_LAUNCH_RING"))
 
 
 def get(name: str) -> Driver:
@@ -18,6 +22,15 @@ def get(name: str) -> Driver:
     DeviceUnavailable
         There is no such driver, or its Python package is not installed.
     """
+    driver = _get(name)
+    if not _KEPT:
+        return driver
+    from trlaunch.investigate.ring import recording
+
+    return recording(driver)
+
+
+def _get(name: str) -> Driver:
     if name == "cuda":
         from trlaunch.cuda.driver import CudaDriver
 
