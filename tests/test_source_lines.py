@@ -123,35 +123,8 @@ def test_a_circle_of_locations_ends():
 
 
 ALPHABET = st.sampled_from(
-    [
-        "#loc",
-        "1",
-        " = loc(",
-        "callsite(",
-        " at ",
-        '"a.py"',
-        ":",
-        "3",
-        "(",
-        ")",
-        "{",
-        "}",
-        "\n",
-        "module",
-        "!dbg !1",
-        "  ",
-    ]
-    + [
-        "!1 = !DILocation(",
-        "line: 4",
-        ", scope: !1",
-        "inlinedAt: !1",
-        ".loc\t",
-        ".file 1 ",
-        "ret;",
-        "!DIFile(",
-        "fused[",
-    ]
+    r"""#loc|1| = loc(|callsite(| at |"a.py"|:|3|(|)|{|}|module|!dbg !1|  |!1 = !DILocation(|line: 4|, scope: !1|
+inlinedAt: !1|.loc 1|.file 1 |ret;|!DIFile(|fused[""".split("|")
 )
 
 

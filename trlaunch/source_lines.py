@@ -57,7 +57,7 @@ def chains(level: Level, text: str) -> list[Chain]:
     Returns
     -------
     list of tuple of Line
-        As long as ``text.split("\\n")``.
+        One for each line, as line feeds divide the text.
 
     Raises
     ------
