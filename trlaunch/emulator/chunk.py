@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from trlaunch.emulator.copies import AsyncCopies
 from trlaunch.emulator.faults import Dim, FaultLog
 from trlaunch.emulator.instructions.base import U4, U8, Array
 from trlaunch.emulator.instructions.matrix import registers_to_rows, rows_to_registers
+from trlaunch.emulator.instruments import Instrument
 from trlaunch.emulator.local import LOCAL_WINDOW, LocalMemory
 from trlaunch.emulator.mbarriers import Barriers
 from trlaunch.emulator.memory import SHARED_WINDOW, VIEWS, GlobalMemory, SharedMemory
@@ -21,7 +23,7 @@ from trlaunch.emulator.program import Program
 from trlaunch.emulator.tensor_copies import TensorCopies
 from trlaunch.emulator.warpgroups import Product, multiply
 
-__all__ = ["Chunk"]
+__all__ = ["Chunk", "Parts"]
 
 _MAX_T = 1024
 
@@ -30,6 +32,15 @@ def _grid_axis(values: Array) -> Array:
     """Indices along one axis of the grid, shape (C, 1), or (1, 1) where they are all the same."""
     column = values.astype(U4)[:, None]
     return column[:1] if (column == column[0]).all() else column
+
+
+class Parts(NamedTuple):
+    """The classes of what a chunk works on."""
+
+    shared: type[SharedMemory]
+    copies: type[AsyncCopies]
+    barriers: type[Barriers]
+    tensors: type[TensorCopies]
 
 
 class Chunk:
@@ -47,6 +58,8 @@ class Chunk:
         The lanes that exist, ``None`` if all do.
     """
 
+    parts = Parts(SharedMemory, AsyncCopies, Barriers, TensorCopies)
+
     def __init__(
         self,
         program: Program,
@@ -62,11 +75,12 @@ class Chunk:
         threads = block[0] * block[1] * block[2]
         self.threads = (threads + 31) // 32 * 32
         self.ctas, self.memory, self.log = ctas, memory, log
-        self.shared = SharedMemory(len(ctas), program.dynamic_offset + shared if shared else program.static_shared, log)
+        nbytes = program.dynamic_offset + shared if shared else program.static_shared
+        self.shared = self.parts.shared(len(ctas), nbytes, log)
         self.local = LocalMemory(program.frame, log)
-        self.copies = AsyncCopies(memory, self.shared)
-        self.barriers = Barriers(self.shared, log)
-        self.tensors = TensorCopies(memory, self.shared, self.barriers, log)
+        self.copies = self.parts.copies(memory, self.shared)
+        self.barriers = self.parts.barriers(self.shared, log)
+        self.tensors = self.parts.tensors(memory, self.shared, self.barriers, log)
         self.registers: list[Array] = list(program.registers)
         linear = np.arange(self.threads, dtype=U4)[None, :]
         self.start = None if self.threads == threads else linear < threads
@@ -101,6 +115,9 @@ class Chunk:
         self.lanemask_ge = ~self.lanemask_lt
         self.total_smem_size = np.array([[self.shared.nbytes]], dtype=U4)
         self.dynamic_smem_size = np.array([[shared]], dtype=U4)
+
+    def watched_by(self, instruments: Sequence[Instrument]) -> None:
+        """Tell those who observe; a plain chunk has nobody to tell (`trlaunch.emulator.observer`)."""
 
     def param(self, offset: int, dtype: Any, size: int) -> Array:
         """An element of the parameter buffer, shape (1, 1)."""

@@ -47,7 +47,7 @@ class Layout:
     """Where symbols lie: parameter offsets, shared offsets, addresses of global variables, places in a thread's frame;
     all in bytes. `carry` stands for the condition code register; with `strides_in_16_bytes` that is the unit of
     ``tensormap.replace``'s strides; `param_address` is set when it turns out that the kernel takes the address of a
-    parameter.
+    parameter; code that is `observed` tells of fences and groups.
     """
 
     params: dict[str, int]
@@ -57,6 +57,7 @@ class Layout:
     carry: Register
     strides_in_16_bytes: bool = False
     param_address: bool = False
+    observed: bool = False
 
 
 class Emitter:
@@ -88,6 +89,11 @@ class Emitter:
     def line(self, text: str) -> None:
         """A statement."""
         self.lines.append(text)
+
+    def event(self, kind: str, pending: int = 0, every: bool = False) -> None:
+        """Tell observers, if there are any, of a fence or group; one of `every` active lane, whatever the guard."""
+        if self.layout.observed:
+            self.line(f"S.event({self.site}, {kind!r}, {'m' if every else self.mask()}, {pending})")
 
     def memo(self, key: tuple[Any, ...], expression: Callable[[], str]) -> str:
         """The name of a value that may be computed once per block; `key` must name all it depends on."""

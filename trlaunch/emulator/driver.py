@@ -19,6 +19,7 @@ from trlaunch.emulator.instruments import Instrument, installed
 from trlaunch.emulator.memory import GlobalMemory, MemoryRange, bytes_at
 from trlaunch.emulator.program import Program, compile_program
 from trlaunch.emulator.scheduler import DEFAULT_STEP_LIMIT, Scheduler
+from trlaunch.emulator.settings import checks
 from trlaunch.emulator.tensor_maps import encode
 from trlaunch.errors import DeviceUnavailable, EmulatorError, Fault, UnsupportedInstruction
 from trlaunch.image import Image
@@ -135,14 +136,16 @@ class EmulatorDriver:
         """
         program = self._program(function)
         self._check_launch(program, config, arguments)
-        instruments = installed()
+        instruments = (*installed(), *checks())
         limit = self.step_limit
         if any(i.stepping for i in instruments):
             limit *= max(len(b.body) + 1 for b in program.blocks)
-            program = program.stepping()
+        observed = any(i.observes for i in instruments)
+        program = program.variant(stepping=any(i.stepping for i in instruments), observed=observed)
+        memory_kind, chunk_kind, scheduler_kind = _observed_kinds() if observed else (GlobalMemory, Chunk, Scheduler)
         grid, block = config.grid, config.block
         total = grid[0] * grid[1] * grid[2]
-        size = total if config.cooperative else self._chunk_size(program, config)
+        size = total if config.cooperative else self._chunk_size(program, config, instruments)
         ranges = [MemoryRange(b.address, b.nbytes, b.name, b.read_only) for b in arguments.buffers]
         ranges += [*self._ranges.values(), *program.ranges]
         threads = align_up(block[0] * block[1] * block[2], 32)
@@ -157,9 +160,13 @@ class EmulatorDriver:
                     ctas = np.arange(start, min(start + size, total), dtype=np.int64)
                     lanes = (len(ctas), threads)
                     log = FaultLog(program.module, program.sites, program.name, ctas, grid, block, lanes)
-                    memory = GlobalMemory(ranges, log)
-                    chunk = Chunk(program, memory, log, arguments.data, base, ctas, grid, block, config.shared)
-                    _run(Scheduler(program, chunk, limit), instruments)
+                    memory = memory_kind(ranges, log)
+                    chunk = chunk_kind(program, memory, log, arguments.data, base, ctas, grid, block, config.shared)
+                    chunk.watched_by(instruments)
+                    _run(scheduler_kind(program, chunk, limit), instruments)
+        except Fault:
+            if not any(i.forgives for i in instruments):
+                raise
         finally:
             for instrument in instruments:
                 instrument.end()
@@ -185,11 +192,13 @@ class EmulatorDriver:
         if not 0 <= config.shared <= _MAX_SHARED - program.static_shared:
             raise EmulatorError(f"{config.shared} bytes of dynamic shared memory: expected at most {_MAX_SHARED}")
 
-    def _chunk_size(self, program: Program, config: LaunchConfig) -> int:
+    def _chunk_size(self, program: Program, config: LaunchConfig, instruments: Sequence[Instrument] = ()) -> int:
         threads = align_up(config.block[0] * config.block[1] * config.block[2], 32)
+        most = [n for i in instruments if (n := i.most_lanes(program, config)) is not None]
+        lanes = min(_LANES, *most) if most else _LANES
         shared = program.static_shared + config.shared
         local = program.frame * threads
-        return max(1, min(_LANES // threads, _SHARED_BYTES // max(shared, 1), _SHARED_BYTES // max(local, 1)))
+        return max(1, min(lanes // threads, _SHARED_BYTES // max(shared, 1), _SHARED_BYTES // max(local, 1)))
 
     def _program(self, function: Function) -> Program:
         if not isinstance(function.handle, Program):
@@ -298,6 +307,12 @@ class EmulatorDriver:
             swizzle=swizzle,
             nan_fill=nan_fill,
         )
+
+
+def _observed_kinds() -> tuple[type[GlobalMemory], type[Chunk], type[Scheduler]]:
+    from trlaunch.emulator.observer import ObservedChunk, ObservedGlobal, ObservedScheduler
+
+    return ObservedGlobal, ObservedChunk, ObservedScheduler
 
 
 def _run(scheduler: Scheduler, instruments: Sequence[Instrument]) -> None:

@@ -27,9 +27,18 @@ class Instrument:
     ----------
     stepping : bool
         The program is compiled so that every instruction is a block and every register can be read between two.
+    observes : bool
+        It is a `trlaunch.emulator.observer.Observer`, which sees accesses and synchronisation.
     """
 
     stepping = False
+    observes = False
+    #: Whether a launch that died returns all the same: its fault was taken down in `failed`.
+    forgives = False
+
+    def most_lanes(self, program: Program, config: LaunchConfig) -> int | None:
+        """Threads that should run in lockstep at most; ``None`` leaves it to the driver."""
+        return None
 
     def begin(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:
         """A launch begins."""

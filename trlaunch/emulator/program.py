@@ -6,7 +6,7 @@ import hashlib
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ _CACHE_SIZE = 64
 #: Up to this PTX version, the operand of ``tensormap.replace...global_stride`` was taken as a multiple of 16 bytes: by
 #: ptxas up to CUDA 12.4, so that Triton 3.3 divides it (`trlaunch.cuda.assembler.strides_in_16_bytes`).
 _STRIDES_IN_16_BYTES = (8, 4)
-_cache: OrderedDict[tuple[bytes, str, bool], Program] = OrderedDict()
+_cache: OrderedDict[tuple[bytes, str], Program] = OrderedDict()
 
 
 @dataclass(slots=True)
@@ -71,17 +71,30 @@ class Program:
     param_address: bool
     source: str
     keep: list[Array]
+    addresses: dict[str, int]
+    variants: dict[tuple[bool, bool], Program] = field(default_factory=dict)
 
-    def stepping(self) -> Program:
-        """The same kernel compiled for stepping."""
-        text = self.module.stream.text.encode("utf-8", "surrogateescape")
-        return compile_program(text, self.name, stepping=True)
+    def variant(self, *, stepping: bool, observed: bool) -> Program:
+        """The same kernel, with the same variables, compiled for those who look at it.
+
+        Parameters
+        ----------
+        stepping : bool
+            Every instruction is a block of its own, and all registers can be read between any two.
+        observed : bool
+            Fences and groups of asynchronous work are told to observers.
+        """
+        if not (stepping or observed):
+            return self
+        key = stepping, observed
+        if key not in self.variants:
+            text = self.module.stream.text.encode("utf-8", "surrogateescape")
+            self.variants[key] = _compile(text, self.name, stepping, observed, self)
+        return self.variants[key]
 
 
-def compile_program(text: bytes, kernel: str, *, stepping: bool = False) -> Program:
+def compile_program(text: bytes, kernel: str) -> Program:
     """Parse and compile one kernel; the result is kept for the life of the process, by content.
-
-    With `stepping`, every instruction is a block of its own, and all registers can be read between any two.
 
     Raises
     ------
@@ -92,18 +105,20 @@ def compile_program(text: bytes, kernel: str, *, stepping: bool = False) -> Prog
     ImageError
         There is no such kernel.
     """
-    key = (hashlib.sha256(text).digest(), kernel, stepping)
+    key = (hashlib.sha256(text).digest(), kernel)
     if (found := _cache.get(key)) is not None:
         _cache.move_to_end(key)
         return found
-    program = _compile(text, kernel, stepping)
+    program = _compile(text, kernel)
     _cache[key] = program
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)
     return program
 
 
-def _compile(text: bytes, kernel: str, stepping: bool) -> Program:
+def _compile(
+    text: bytes, kernel: str, stepping: bool = False, observed: bool = False, like: Program | None = None
+) -> Program:
     module = parse(text)
     function = module.functions.get(kernel)
     if function is None or not function.entry:
@@ -119,11 +134,15 @@ def _compile(text: bytes, kernel: str, stepping: bool) -> Program:
     shared, static = shared_layout(module, function)
     params, param_bytes = param_layout(function)
     offsets = {p.name: q.offset for p, q in zip(function.params, params, strict=True)}
-    addresses, ranges, keep = _place_globals(module, function)
+    if like is None:
+        addresses, ranges, keep = _place_globals(module, function)
+    else:
+        addresses, ranges, keep = like.addresses, like.ranges, like.keep
     blocks = blocks_of(body, stepping)
     carry = Register("the carry", "pred", len(body.registers))
     body.registers.append(carry)
     layout = Layout(offsets, shared, addresses, body.locals, carry, module.version <= _STRIDES_IN_16_BYTES)
+    layout.observed = observed
     source, namespace, sites, warp_sync, refused = generate(blocks, layout, MAX_INSTRUCTIONS, stepping)
     if refused:
         first, reason = refused[0]
@@ -155,6 +174,7 @@ def _compile(text: bytes, kernel: str, stepping: bool) -> Program:
         param_address=layout.param_address,
         source=source,
         keep=keep,
+        addresses=addresses,
     )
 
 

@@ -186,6 +186,7 @@ class Scheduler:
         whole_ctas = mask is None or mask.shape[1] == 1
         plain = guard is None and counts is None and not arrive and numbers.size == 1
         if whole_ctas and plain and self.whole and int(numbers.item()) not in self.waiting:
+            self._passes(site, int(numbers.item()), mask, mask)
             self._add(block.following, mask)
             return
         here = np.broadcast_to(np.ones((1, 1), bool) if mask is None else mask, self.shape) & self.chunk.alive
@@ -229,6 +230,10 @@ class Scheduler:
             ready &= arrived >= count
         if not ready.any():
             return
+        lanes = [a.lanes & ready[:, None] for a in arrivals]
+        waiting = [a for a, b in zip(lanes, arrivals, strict=True) if b.resume is not None]
+        nobody = np.zeros((1, 1), bool)
+        self._passes(arrivals[0].site, number, sum(lanes, nobody), sum(waiting, nobody))
         left = []
         for arrival in arrivals:
             going = arrival.lanes & ready[:, None]
@@ -241,6 +246,9 @@ class Scheduler:
             self.waiting[number] = left
         else:
             del self.waiting[number]
+
+    def _passes(self, site: int, number: int, arrived: Array | None, waiting: Array | None) -> None:
+        """A barrier is complete, for those who observe (`trlaunch.emulator.observer`)."""
 
     # Reports.
 

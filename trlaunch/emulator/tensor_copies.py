@@ -171,6 +171,11 @@ class TensorCopies:
             site, address, self._lanes(rows[which[0][:1]], lanes[which[0][:1]]), 16, "tensor copy", self.memory.ranges
         )
 
+    def _about(
+        self, site: int, kind: str, rows: Array, lanes: Array, units: Array, places: _Places, signal: Array | None
+    ) -> None:
+        """A copy is about to be done, for those who observe (`trlaunch.emulator.observer`)."""
+
     # Copies.
 
     def load(
@@ -191,8 +196,9 @@ class TensorCopies:
                 data = _filled(data, places.keep, tensor)
             if tensor.element in _TENSOR_FLOAT or tensor.element in _FLUSHED:
                 data = _rounded(data, tensor.element)
-            self.shared.flat[16][index + (rows * (self.shared.stride // 16))[:, None, None]] = data
             signal = np.broadcast_to(barrier, self.log.lanes)[rows, lanes]
+            self._about(site, "load", rows, lanes, index, places, signal)
+            self.shared.flat[16][index + (rows * (self.shared.stride // 16))[:, None, None]] = data
             self.barriers.complete(rows, signal, tensor.nbytes, site)
             self.barriers.expect(rows, signal, index.reshape(len(rows), -1))
 
@@ -216,6 +222,7 @@ class TensorCopies:
             if found.read_only:
                 what = f"tensor store into {found.name!r}, which is read-only"
                 raise self.log.fault("read-only", what, site, self._lanes(rows, lanes))
+            self._about(site, "reduce" if change else "store", rows, lanes, index, places, None)
             self.memory.writes += 1
             first = found.base - found.lead
             if change:

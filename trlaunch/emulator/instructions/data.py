@@ -289,11 +289,18 @@ def cp(c: Emitter, i: Instruction, s: Suffixes) -> None:
     return c.line(f"S.copies.start({destination}, {source}, {size.value}, {count}, {c.mask()}, {c.site})")
 
 
-@emits("prefetch", "prefetchu", "fence", "membar", "nanosleep", "griddepcontrol", "discard", "applypriority")
-def nothing(_: Emitter, i: Instruction, s: Suffixes) -> None:
-    """Hints and fences: lanes see each other's writes at once here."""
-    if s.root == "fence" and any(p.startswith("op_restrict") for p in s.parts):
+@emits("fence", "membar")
+def fence(c: Emitter, i: Instruction, s: Suffixes) -> None:
+    """Lanes see each other's writes at once here; it matters to the checks alone."""
+    if any(p.startswith("op_restrict") for p in s.parts):
         raise refuse(f"{i.opcode} is not executed")
+    proxy = any(p.startswith("async") for p in s.parts)
+    c.event("fence.proxy.async" if proxy else "fence")
+
+
+@emits("prefetch", "prefetchu", "nanosleep", "griddepcontrol", "discard", "applypriority")
+def nothing(_: Emitter, i: Instruction, s: Suffixes) -> None:
+    """Hints."""
 
 
 @emits("createpolicy")

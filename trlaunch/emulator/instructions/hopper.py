@@ -95,11 +95,12 @@ def bulk(c: Emitter, i: Instruction, s: Suffixes) -> None:
     s.drop("async", "bulk")
     change = s.one_of(("add", "min", "max", "inc", "dec", "and", "or", "xor")) if s.flag("reduce") else ""
     if s.flag("commit_group"):
+        c.event("bulk.commit")
         return s.finish()
     if s.flag("wait_group"):
-        s.drop("read")
+        read = s.flag("read")
         s.finish()
-        take(i, 1)
+        c.event("bulk.read.wait" if read else "bulk.wait", _pending(take(i, 1)[0]))
         return None
     rank = s.one_of(("1d", "2d", "3d", "4d", "5d"))
     s.drop("tile", "L2::cache_hint")
@@ -116,6 +117,13 @@ def bulk(c: Emitter, i: Instruction, s: Suffixes) -> None:
         what = f"{address_of(c, source, 'shared')}, {_tensor(c, target, rank)}, {change!r}"
         return c.line(f"S.tensors.store({what}, {c.mask()}, {c.site})")
     raise refuse(f"{i.opcode} is not executed")
+
+
+def _pending(operand: Operand) -> int:
+    """How many groups a wait leaves pending."""
+    if not isinstance(operand, Immediate):
+        raise refuse("the wait for a group needs a constant")
+    return operand.value
 
 
 def _tensor(c: Emitter, operand: object, rank: str) -> str:
@@ -165,7 +173,9 @@ _K = {"f16": 16, "bf16": 16, "tf32": 8, "e4m3": 32, "e5m2": 32, "s8": 32, "u8": 
 def wgmma(c: Emitter, i: Instruction, s: Suffixes) -> None:
     """Warpgroup products; fences, commits and waits have nothing to wait for."""
     s.drop("sync", "aligned")
-    if s.one_of(("fence", "commit_group", "wait_group")):
+    if kind := s.one_of(("fence", "commit_group", "wait_group")):
+        pending = _pending(take(i, 1)[0]) if kind == "wait_group" else 0
+        c.event(f"wgmma.{kind.removesuffix('_group')}", pending)
         return s.finish()
     saturate = s.flag("satfinite")
     if not s.flag("mma_async") or len(s.parts) != 4 or c.guard is not None or saturate:

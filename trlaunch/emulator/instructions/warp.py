@@ -238,3 +238,4 @@ def bar_warp(c: Emitter, i: Instruction, s: Suffixes) -> None:
     s.finish()
     (members,) = take(i, 1)
     _members(c, c.mask(), members)
+    c.event("warp")
