@@ -1,4 +1,4 @@
-"""From the start of a process to a checked result: trlaunch beside the bare driver API and Triton's JIT, compiled before.
+"""From the start of a process to a checked result: trlaunch beside the driver's API alone and Triton's JIT.
 
 Each way is a script of its own (``cold/``) that adds two vectors of a million numbers and compares with NumPy. trlaunch
 and ``cuda.bindings`` load the same cubin; Triton's JIT finds the kernel in its cache, which a first run fills. Every
@@ -71,6 +71,7 @@ def main() -> int:
             binary.write_bytes(made.cubin)
             binary.with_suffix(".json").write_bytes(source.with_suffix(".json").read_bytes())
         env = {**os.environ, "TRITON_CACHE_DIR": str(Path(folder, "triton"))}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # the first run of each way compiles what it imports
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
         ways = {
             "python": [sys.executable, "-c", PYTHON],
