@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import Device
@@ -21,11 +21,16 @@ from trlaunch.target import Target
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import is_tensor, view
 
-__all__ = ["TrlaunchFunction", "jit"]
+if TYPE_CHECKING:
+    from trlaunch.dump.read import Run
+
+__all__ = ["Compiled", "TrlaunchFunction", "arguments_for", "jit"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
+class Compiled:
+    """A kernel and Triton's types of the function's parameters, by name."""
+
     kernel: Kernel
     types: Mapping[str, Any]
 
@@ -52,16 +57,20 @@ class TrlaunchFunction:
 
     _device: Device | None
     _check: str
+    _dump: Any
     _content: _Content | None
-    _compiled: dict[Any, _Compiled]
+    _compiled: dict[Any, Compiled]
     _places: dict[Device, tuple[Level, Target]]
     _lock: threading.RLock
 
-    def _settle(self, use: str | Path | Artifact | None, device: str | Device | None, check: str) -> None:
+    def _settle(
+        self, use: str | Path | Artifact | None, device: str | Device | None, check: str, dump: Any = None
+    ) -> None:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
         self._device = None if device is None else Device.parse(device)
         self._check = check
+        self._dump = None if dump is False else dump
         if use is None:
             self._content = None
         elif isinstance(use, Artifact):
@@ -71,7 +80,7 @@ class TrlaunchFunction:
         self._compiled = {}
         self._lock = threading.RLock()
 
-    def run(self, *args: Any, grid: Any, warmup: bool = False, **keywords: Any) -> Kernel:
+    def run(self, *args: Any, grid: Any, warmup: bool = False, **keywords: Any) -> Kernel | Run:
         """Compile where no earlier call was specialised alike, launch unless `warmup`.
 
         Parameters
@@ -84,7 +93,8 @@ class TrlaunchFunction:
 
         Returns
         -------
-        Kernel
+        Kernel or Run
+            The kernel; of a function with ``dump=`` that was launched, what it captured.
 
         Raises
         ------
@@ -104,7 +114,9 @@ class TrlaunchFunction:
                 kernel, positional, named = self._from_source(bound)
             if not warmup:
                 shape = specialize.grid_of(grid, bound)
-                kernel.launch(shape, *positional, stream=stream, **named)
+                captured = self._launch(kernel, shape, positional, stream, named)
+                if captured is not None:
+                    return captured
         except TrlaunchError as error:
             known = specialize.known_to_autotuner(error)
             if known is error:
@@ -114,7 +126,14 @@ class TrlaunchFunction:
 
     def warmup(self, *args: Any, grid: Any = None, **keywords: Any) -> Kernel:
         """Compile without a launch; dtypes stand for tensors."""
-        return self.run(*args, grid=grid, warmup=True, **keywords)
+        kernel = self.run(*args, grid=grid, warmup=True, **keywords)
+        assert isinstance(kernel, Kernel)
+        return kernel
+
+    def _launch(
+        self, kernel: Kernel, shape: Any, positional: list[Any], stream: Any, named: dict[str, Any]
+    ) -> Run | None:
+        return kernel.launch(shape, *positional, stream=stream, **named)
 
     # --- compiled ----------------------------------------------------------------------------------------------------
 
@@ -132,10 +151,11 @@ class TrlaunchFunction:
         self._refuse_changed_globals()
         return compiled.kernel, specialize.runtime_leaves(values, compiled.types.values()), {}
 
-    def _compile(self, bound: Bound, level: Level, target: Target) -> _Compiled:
-        made = specialize.compile_function(bound, level, target)
-        kernel = Kernel(made.artifact, signature=made.types, device=self._device, check=self._check)
-        return _Compiled(kernel, made.types)
+    def _compile(self, bound: Bound, level: Level, target: Target) -> Compiled:
+        dump = self._dump
+        made = specialize.compile_function(bound, level, target, marked=dump is True, first=dump is not None)
+        kernel = Kernel(made.artifact, signature=made.types, device=self._device, check=self._check, dump=dump)
+        return Compiled(kernel, made.types)
 
     def _refuse_changed_globals(self) -> None:
         missing = object()
@@ -152,8 +172,8 @@ class TrlaunchFunction:
     # --- edited ------------------------------------------------------------------------------------------------------
 
     def _from_content(self, content: _Content, bound: Bound) -> tuple[Kernel, list[Any], dict[str, Any]]:
-        kernel = content.kernel(bound.options, self._device, self._check)
-        return (kernel, *_arguments_for(kernel, kernel.artifact.label, self.params, bound.values))
+        kernel = content.kernel(bound.options, self._device, self._check, self._dump)
+        return (kernel, *arguments_for(kernel, kernel.artifact.label, self.params, bound.values))
 
     def __repr__(self) -> str:
         return f"trlaunch.jit({self.fn.__module__}:{self.__name__})"
@@ -170,6 +190,7 @@ def jit(
     use: str | Path | Artifact | None = None,
     device: str | Device | None = None,
     check: str = "error",
+    dump: Any = None,
     **triton_options: Any,
 ) -> Callable[[Callable[..., Any]], TrlaunchFunction]: ...
 
@@ -180,6 +201,7 @@ def jit(
     use: str | Path | Artifact | None = None,
     device: str | Device | None = None,
     check: str = "error",
+    dump: Any = None,
     **triton_options: Any,
 ) -> Any:
     """A drop-in for ``@triton.jit``: Triton compiles the function, trlaunch launches it.
@@ -198,6 +220,10 @@ def jit(
         emulator.
     check : {"error", "warn"}
         Whether an error of the audit refuses a launch.
+    dump : bool, str, At or sequence of them, optional
+        ``True`` captures what the function passes to `trlaunch.language.dump` and its kin; names and `trlaunch.at`
+        capture values of the TTIR it compiles to (of Gluon the TTGIR), or of what `use` has. A launch then returns a
+        `trlaunch.Run`.
     **triton_options
         ``triton.jit``'s: ``do_not_specialize``, ``do_not_specialize_on_alignment``, ``repr``, ``debug``,
         ``noinline``, ...
@@ -227,7 +253,7 @@ def jit(
 
     def decorate(target: Any) -> TrlaunchFunction:
         made = specialize.derived(target, _class_over, triton_options)
-        made._settle(use, device, check)
+        made._settle(use, device, check, dump)
         result: TrlaunchFunction = made
         return result
 
@@ -311,14 +337,14 @@ class _Content:
         self._kernels: dict[Any, Kernel] = {}
         self._lock = threading.Lock()
 
-    def kernel(self, options: Mapping[str, Any], device: Device | None, check: str) -> Kernel:
+    def kernel(self, options: Mapping[str, Any], device: Device | None, check: str, dump: Any = None) -> Kernel:
         """The kernel of the content as it is now."""
         with self._lock:
             self._refresh()
             key = _constant(dict(sorted(options.items())))
             kernel = self._kernels.get(key)
             if kernel is None:
-                kernel = self._kernels[key] = _made(self._read(), options, device, check)
+                kernel = self._kernels[key] = _made(self._read(), options, device, check, dump)
             return kernel
 
     def _refresh(self) -> None:
@@ -369,13 +395,15 @@ class _File(_Content):
         return Artifact.from_file(self.path)
 
 
-def _made(artifact: Artifact, options: Mapping[str, Any], device: Device | None, check: str) -> Kernel:
+def _made(
+    artifact: Artifact, options: Mapping[str, Any], device: Device | None, check: str, dump: Any = None
+) -> Kernel:
     """The kernel of an artifact; TTIR without metadata is lowered for the device at hand."""
     if artifact.level is Level.TTIR:
         stated = artifact.metadata.target if artifact.metadata is not None else None
         target = specialize.where(None, device, ())[1] if stated is None else None
-        return Kernel(artifact, device=device, check=check, options=options, target=target)
-    kernel = Kernel(artifact, device=device, check=check)
+        return Kernel(artifact, device=device, check=check, options=options, target=target, dump=dump)
+    kernel = Kernel(artifact, device=device, check=check, dump=dump)
     raw = kernel.metadata.raw if kernel.metadata is not None else {}
     for name, value in options.items():
         if name in raw and value is not None and raw[name] != value:
@@ -383,10 +411,20 @@ def _made(artifact: Artifact, options: Mapping[str, Any], device: Device | None,
     return kernel
 
 
-def _arguments_for(
+def arguments_for(
     kernel: Kernel, file: str, params: Sequence[Any], values: Mapping[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments that a file's kernel takes, of those of the function.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    file : str
+        What messages call it.
+    params : sequence
+        Triton's of the function: names, and which are constexprs.
+    values : mapping
+        By name.
 
     Raises
     ------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -225,9 +226,6 @@ def test_keywords_of_none_are_left_out():
         ({"ttgir_dir": 3}, "ttgir_dir=3: expected a folder"),
         ({"ttgir_src": b"x"}, "ttgir_src=b'x': expected text or a file"),
         ({"ptx_src": "a\n", "metadata_json": "{}"}, "metadata_json='{}': expected what Triton's JSON holds"),
-        ({"dump_tensor": 0}, "dump_tensor=: dumps are not part of this version"),
-        ({"dump_value": "%1"}, "dump_value=: dumps are not part of this version"),
-        ({"dump_grid": 1}, "dump_grid=: dumps are not part of this version"),
     ],
 )
 def test_keywords_that_cannot_be(keywords, message):
@@ -331,18 +329,68 @@ def test_ptx_has_no_passes(stub):
 # --- dumps -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.since(3, 2)  # before, Triton itself refuses Python functions that are not its own
-def test_a_dump_in_python_is_refused(folder):
-    with pytest.raises(LoweringError, match=r"language.dump: dumps are not part of this version"):
-        folder.run("dump_python.py")
+def test_dumps_in_python(folder, capsys):
+    folder.run("dump_python.py")
+    assert capsys.readouterr().out == "dumps match\n"
 
 
 @pytest.mark.parametrize("level", ["ttir", "ttgir"])
-def test_a_dump_at_a_level_is_refused(folder, level):
+@pytest.mark.parametrize("program", [0, 3])
+def test_a_dump_at_a_level(folder, level, program, capsys):
     folder.compile()
-    with pytest.raises(ArgumentError, match="dump_tensor=: dumps are not part of this version"):
-        folder.run("dump_level.py", level)
-    assert not (folder.path / f"dump.{level}").exists()
+    text = (folder.path / f"add_kernel.{level}").read_text()
+    line = next(line for line in text.splitlines() if " arith.addf " in line)
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+    folder.run("dump_level.py", level, line.partition("=")[0].strip(), str(program))
+    assert capsys.readouterr().out == "triton and numpy match\n"
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("level", ["ttir", "ttgir"])
+def test_a_dump_of_integers_of_a_program_on_two_axes(stub, level):
+    function, path = stub
+    text = (path / f"add_kernel.{level}").read_text()
+    name = next(line for line in text.splitlines() if " arith.muli " in line).partition("=")[0].strip()
+    x, out, found = np.arange(1000, dtype=np.float32), np.zeros(1000, np.float32), np.zeros(1, np.float32)
+    source = {f"{level}_src": text, "metadata_json": json.loads((path / "add_kernel.json").read_text())}
+    function[(4, 2)](x, x, out, 1000, BLOCK_SIZE=256, dump_tensor=found, dump_value=name, dump_grid=(3, 1), **source)
+    np.testing.assert_array_equal(found, [768])  # the program's first element, a scalar
+
+
+def test_dumps_that_cannot_be_had(stub):
+    function, path = stub
+    enough, level = np.zeros(256, np.float32), {"ttgir_dir": path}
+    for given, message in (
+        ({"dump_value": "%13"}, "dump_value= needs dump_tensor=, the buffer"),
+        ({"dump_grid": 1}, "dump_grid= needs dump_tensor=, the buffer"),
+        ({"dump_tensor": 1.0}, "expected a tensor of float32"),
+        ({"dump_tensor": np.zeros(256)}, "fp64: expected a tensor of float32"),
+        ({"dump_tensor": np.zeros((256, 2), np.float32)[:, 0]}, "expected it contiguous"),
+        ({"dump_tensor": enough}, "dump=True: the kernel has no trlaunch.language.dump"),
+        ({"dump_tensor": enough, "dump_value": "%13"}, "dump_value= and dump_grid= are for ttir_dir= and ttgir_dir="),
+        ({"dump_tensor": enough, **level}, "dump_value=None: expected the name of a value"),
+        ({"dump_tensor": enough, "dump_value": "%nothing", **level}, "no value of the kernel matches"),
+        ({"dump_tensor": enough, "dump_value": "%13", "dump_grid": -1, **level}, "dump_grid=-1: expected an int or"),
+        ({"dump_tensor": enough, "dump_value": "%13", "ptx_dir": path}, "is for Python, TTIR and TTGIR"),
+        ({"dump_tensor": enough, "start_pass": "coalesce", **level}, "start_pass= with dump_tensor="),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(message)):
+            launch(function, **given)
+    text = (path / "add_kernel.ttgir").read_text()
+    name = next(line for line in text.splitlines() if " arith.addf " in line).partition("=")[0].strip()
+    with pytest.raises(ArgumentError, match="dump_tensor= has 255 elements: expected at least 256 for %"):
+        launch(function, dump_tensor=enough[:255], dump_value=name, **level)
+    pointers = next(line for line in text.splitlines() if " tt.addptr " in line).partition("=")[0].strip()
+    with pytest.raises(ArgumentError, match="which fp32 does not hold: expected numbers"):
+        launch(function, dump_tensor=enough, dump_value=pointers, **level)
+
+
+def test_a_buffer_too_small_for_all_programs(folder):
+    script = folder.run("dump_python.py", name="dumps")
+    function, x = triton_runner.jit(device="emulator")(script["add_kernel"].fn), np.zeros(1000, np.float32)
+    with pytest.raises(ArgumentError, match=r"has 1000 elements: expected at least 1792 for a grid of \(4,\)"):
+        function[(4,)](x, x, x.copy(), 1000, BLOCK_SIZE=256, dump_tensor=np.zeros(1000, np.float32))
+    assert isinstance(function[(4,)](x, x, x.copy(), 1000, BLOCK_SIZE=256), trlaunch.Kernel)
 
 
 # --- autotuning, cache, the rest -------------------------------------------------------------------------------------

@@ -455,7 +455,9 @@ class Compiled:
     types: Mapping[str, Any]
 
 
-def compile_function(bound: Bound, to: Level, target: Target, *, marked: bool = False) -> Compiled:
+def compile_function(
+    bound: Bound, to: Level, target: Target, *, marked: bool | str = False, first: bool = False
+) -> Compiled:
     """Compile a function for the arguments it is bound to.
 
     Parameters
@@ -465,8 +467,10 @@ def compile_function(bound: Bound, to: Level, target: Target, *, marked: bool = 
     to : Level
         Where to stop.
     target : Target
-    marked : bool
-        Stop at the first level, with the marks of `trlaunch.language` in its text.
+    marked : bool or "fp32"
+        Leave the marks of `trlaunch.language` in the text; stop at the first level, which can have them.
+    first : bool
+        Stop at the first level.
 
     Raises
     ------
@@ -480,7 +484,7 @@ def compile_function(bound: Bound, to: Level, target: Target, *, marked: bool = 
     if options.get("debug", getattr(bound.function, "debug", None)) or os.environ.get("TRITON_DEBUG", "0") == "1":
         options["debug"] = True
     specialised = specialise(bound, Compiler(target, {}, gluon=gluon, strict=options))
-    if marked:
+    if marked or first:
         to = Level.TTGIR if gluon else Level.TTIR
     with marking(marked):
         artifact = lower_source(specialised.source, to, target, options, gluon=gluon)

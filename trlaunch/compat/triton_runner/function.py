@@ -6,10 +6,11 @@ import functools
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trlaunch
 from trlaunch.artifact import Artifact
+from trlaunch.compat.triton_runner.dumps import DUMPS, DumpingFunction, dumping_artifact
 from trlaunch.compat.triton_runner.source import Source, take
 from trlaunch.compat.triton_runner.start_pass import resumed
 from trlaunch.driver import Device
@@ -20,6 +21,9 @@ from trlaunch.lowering.options import jsonable
 from trlaunch.lowering.specialize import Bound, bind, derived, where
 from trlaunch.metadata import Metadata
 
+if TYPE_CHECKING:
+    from trlaunch.dump.read import Run
+
 __all__ = ["RunnerFunction", "jit"]
 
 
@@ -29,13 +33,14 @@ class RunnerFunction(TrlaunchFunction):
     ``ttir_dir``, ``ttgir_dir``, ``llir_dir``, ``ptx_dir``, ``cubin_dir``, ``amdgcn_dir``, ``hsaco_dir``: run
     ``<folder>/<function name>.<level>``. ``ttir_src``, ``ttgir_src``, ``llir_src``, ``ptx_src``, ``amdgcn_src``: run
     text, or a file of any name, with ``metadata_json`` where the JSON is not beside it. ``start_pass``: go on behind
-    that pass. ``autotune_cubin_dir``: ``cubin_dir`` under ``triton.autotune``.
+    that pass. ``autotune_cubin_dir``: ``cubin_dir`` under ``triton.autotune``. ``dump_tensor``, ``dump_value``,
+    ``dump_grid``: write values to a buffer.
     """
 
     _replacements: dict[Hashable, TrlaunchFunction]
     _renamed: bool
 
-    def run(self, *args: Any, grid: Any, warmup: bool = False, **keywords: Any) -> Kernel:
+    def run(self, *args: Any, grid: Any, warmup: bool = False, **keywords: Any) -> Kernel | Run:
         """As `trlaunch.TrlaunchFunction.run`.
 
         Raises
@@ -45,15 +50,21 @@ class RunnerFunction(TrlaunchFunction):
         """
         source, rest = take(self.__name__, self.signature.parameters, keywords)
         if source is None:
-            return super().run(*args, grid=grid, warmup=warmup, **rest)
+            if DUMPS[0] not in rest:
+                return super().run(*args, grid=grid, warmup=warmup, **rest)
+            function = self._replacement("dump_tensor", lambda: None, DumpingFunction)
+            return function.run(*args, grid=grid, warmup=warmup, **rest)
         if source.start_pass is not None:
             return self._run_behind(source, source.start_pass, args, rest, grid=grid, warmup=warmup)
         if source.is_plain_file:
             function = self._replacement(source.path, lambda: source.path)
         else:
             artifact = source.artifact()
-            key = (artifact.level, artifact.data, _stable(artifact.metadata))
-            function = self._replacement(key, lambda: artifact)
+            if source.dump is not None:
+                artifact = dumping_artifact(artifact, source.dump, rest[DUMPS[0]])
+            key = (artifact.level, artifact.data, _stable(artifact.metadata), source.dump)
+            kind: Any = _Replacement if source.dump is None else _DumpingReplacement
+            function = self._replacement(key, lambda: artifact, kind)
         return function.run(*args, grid=grid, warmup=warmup, **rest)
 
     def _run_behind(
@@ -81,14 +92,16 @@ class RunnerFunction(TrlaunchFunction):
         rest = {key: value for key, value in keywords.items() if key not in bound.options or key == "stream"}
         return function.run(*args, **how, **rest)
 
-    def _replacement(self, key: Hashable, use: Callable[[], Path | Artifact | None]) -> TrlaunchFunction:
+    def _replacement(
+        self, key: Hashable, use: Callable[[], Path | Artifact | None], kind: Any = None
+    ) -> TrlaunchFunction:
         """The function with a file or content in its place; the same one for the same key."""
         with self._lock:
             function = self._replacements.get(key)
             if function is None:
                 decorate: Any = trlaunch.jit(use=use(), device=self._device, check=self._check)
                 made = decorate(self)
-                function = self._replacements[key] = derived(made, _class_over(_Replacement), {})
+                function = self._replacements[key] = derived(made, _class_over(kind or _Replacement), {})
             return function
 
 
@@ -105,6 +118,10 @@ class _Replacement(TrlaunchFunction):
                 f"the file of this function; a function whose kernel has another name says so with jit(repr=...)"
             )
         return kernel, positional, named
+
+
+class _DumpingReplacement(_Replacement, DumpingFunction):
+    """A function that runs content with the store of a value in it."""
 
 
 def jit(

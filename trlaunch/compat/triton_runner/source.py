@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
-from trlaunch.compat.triton_runner.language import refuse_dumps
+from trlaunch.compat.triton_runner.dumps import DUMPS, DumpRequest, take_dump
 from trlaunch.errors import ArgumentError, ArtifactError, MetadataError
 from trlaunch.lowering.options import jsonable
 from trlaunch.metadata import Metadata
@@ -19,7 +19,6 @@ __all__ = ["Source", "autotuned", "take"]
 
 _DIRS = {f"{level}_dir": level for level in Level if level not in (Level.PYTHON, Level.GLUON)}
 _TEXTS = {f"{level}_src": level for level in _DIRS.values() if not level.is_binary}
-_DUMPS = ("dump_tensor", "dump_value", "dump_grid")
 _PASS, _METADATA, _AUTOTUNE = "start_pass", "metadata_json", "autotune_cubin_dir"
 
 
@@ -40,6 +39,8 @@ class Source:
         ``metadata_json``.
     start_pass : str or None
         The pass it was saved after.
+    dump : DumpRequest or None
+        The value to write to ``dump_tensor``, which is among the other keywords.
     """
 
     keyword: str
@@ -48,11 +49,12 @@ class Source:
     text: str | None
     metadata: Mapping[str, Any] | Metadata | None
     start_pass: str | None
+    dump: DumpRequest | None = None
 
     @property
     def is_plain_file(self) -> bool:
         """Whether it is a file with its JSON beside it, to start from as it is."""
-        return self.path is not None and self.metadata is None and self.start_pass is None
+        return self.path is not None and self.metadata is None and self.start_pass is None and self.dump is None
 
     def artifact(self) -> Artifact:
         """The content as it is now.
@@ -103,12 +105,10 @@ def take(name: str, parameters: Iterable[str], keywords: Mapping[str, Any]) -> t
         Two keywords name something to run, or one is left without another that it needs.
     """
     own = set(parameters)
-    known = {*_DIRS, *_TEXTS, *_DUMPS, _PASS, _METADATA, _AUTOTUNE} - own
+    known = {*_DIRS, *_TEXTS, *DUMPS, _PASS, _METADATA, _AUTOTUNE} - own
     given = {key: value for key, value in keywords.items() if key in known and value is not None}
     rest = {key: value for key, value in keywords.items() if key not in known}
-    for keyword in _DUMPS:
-        if keyword in given:
-            refuse_dumps(f"{keyword}=")
+    dumps = {key: given.pop(key) for key in DUMPS if key in given}
     if _AUTOTUNE in given:
         given["cubin_dir"] = given.pop(_AUTOTUNE)
         rest = autotuned(name, Path(given["cubin_dir"]), rest)
@@ -119,16 +119,25 @@ def take(name: str, parameters: Iterable[str], keywords: Mapping[str, Any]) -> t
         for keyword in (_PASS, _METADATA):
             if keyword in given:
                 raise ArgumentError(f"{name}: {keyword}= needs what to run beside it, for example ttgir_src=")
+        if dumps:
+            rest[DUMPS[0]], _ = take_dump(name, dumps, None)
         return None, rest
     keyword = named[0]
     value, start = given[keyword], given.get(_PASS)
+    level, dump = _DIRS.get(keyword) or _TEXTS[keyword], None
+    if dumps and start is not None:
+        raise ArgumentError(
+            f"{name}: {_PASS}= with {DUMPS[0]}=: there is no kernel to put the dump into: give one of them"
+        )
+    if dumps:
+        rest[DUMPS[0]], dump = take_dump(name, dumps, level)
     metadata = _metadata(given.get(_METADATA))
     if keyword in _DIRS:
-        level = _DIRS[keyword]
-        return Source(keyword, level, Path(_path(keyword, value)) / f"{name}.{level}", None, metadata, start), rest
-    path = _file(_path(keyword, value))
-    text = None if path is not None else os.fspath(value)
-    return Source(keyword, _TEXTS[keyword], path, text, metadata, start), rest
+        path = Path(_path(keyword, value)) / f"{name}.{level}"
+        return Source(keyword, level, path, None, metadata, start, dump), rest
+    file = _file(_path(keyword, value))
+    text = None if file is not None else os.fspath(value)
+    return Source(keyword, level, file, text, metadata, start, dump), rest
 
 
 def autotuned(name: str, folder: Path, keywords: Mapping[str, Any]) -> dict[str, Any]:
