@@ -13,7 +13,7 @@ import numpy as np
 from trlaunch.emulator.copies import AsyncCopies
 from trlaunch.emulator.faults import Dim, FaultLog
 from trlaunch.emulator.instructions.base import U4, U8, Array
-from trlaunch.emulator.instructions.matrix import registers_to_rows, rows_to_registers
+from trlaunch.emulator.instructions.fragments import registers_to_rows
 from trlaunch.emulator.instruments import Instrument
 from trlaunch.emulator.local import LOCAL_WINDOW, LocalMemory
 from trlaunch.emulator.mbarriers import Barriers
@@ -192,15 +192,15 @@ class Chunk:
                 mask = mask.reshape(mask.shape[0], -1, 32)[:, :, : 8 * count].reshape(mask.shape[0], -1)
         return address, mask
 
-    def load_matrix(self, address: Array, count: int, trans: bool, mask: Array | None, site: int) -> list[Array]:
-        """``ldmatrix``."""
+    def load_matrix(self, address: Array, count: int, mask: Array | None, site: int) -> Array:
+        """``ldmatrix``: rows of 16 bytes of `count` matrices of each warp, shape (C, W, count, 8)."""
         if mask is not None:
             self.check_warps(mask, site)
         at, kept = self._row_addresses(address, mask, count)
         rows = self.shared.load(at, kept, 16, site)
         if rows.shape[1] == 1:
             rows = np.broadcast_to(rows, at.shape)
-        return rows_to_registers(rows.reshape(rows.shape[0], -1, count, 8), trans)
+        return rows.reshape(rows.shape[0], -1, count, 8)
 
     def store_matrix(self, address: Array, values: list[Array], trans: bool, mask: Array | None, site: int) -> None:
         """``stmatrix``."""

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,20 +26,30 @@ from trlaunch.emulator.cfg import Block, live_out
 from trlaunch.emulator.instructions.base import DTYPES, EMITTERS, RUNTIME, TYPE_DTYPE, Suffixes, refuse
 from trlaunch.emulator.syntax import (
     TYPE_SIZES,
+    Address,
+    Group,
     Immediate,
     Instruction,
     Negated,
     Operand,
+    Pair,
     Register,
     Sink,
     Special,
     Symbol,
+    Vector,
 )
 from trlaunch.errors import UnsupportedInstruction
+
+if TYPE_CHECKING:
+    from trlaunch.emulator.instructions.matrix import Products
 
 __all__ = ["Emitter", "Layout", "generate"]
 
 _NAME = re.compile(r"\bv\d+\b")
+#: What an assignment makes, and calls that check or change state.
+_ASSIGNED = re.compile(r"(v\d+(?:, v\d+)*) = ")
+_ASKS = re.compile(r"\bS\.[\w.]+\(")
 _INDENT = "    "
 
 
@@ -63,15 +74,20 @@ class Layout:
 class Emitter:
     """Builds the lines of one block; instruction families call its methods."""
 
-    def __init__(self, layout: Layout, constants: dict[str, Any]) -> None:
+    def __init__(self, layout: Layout, constants: dict[str, Any], occurrences: Counter[int] | None = None) -> None:
         self.layout = layout
         self.constants = constants
+        self.occurrences = occurrences if occurrences is not None else Counter()
         self.lines: list[str] = []
         self.uses = 0
         self.defines = 0
         self.site = 0
         self.guard: str | None = None
         self.warp_sync = False
+        #: Products whose code is put off until one of their results is read.
+        self.deferred: Products | None = None
+        #: Registers that ``ldmatrix`` made: the rows it read, which matrix of them, and whether transposed.
+        self.origins: dict[str, tuple[str, int, bool]] = {}
         self._env: dict[Register, dict[str, str]] = {}
         self._count = 0
         self._memo: dict[tuple[Any, ...], str] = {}
@@ -79,10 +95,14 @@ class Emitter:
 
     # Lines and names.
 
-    def temp(self, expression: str) -> str:
-        """A new name for the value of `expression`."""
-        name = f"v{self._count}"
+    def fresh(self) -> str:
+        """A new name."""
         self._count += 1
+        return f"v{self._count - 1}"
+
+    def temp(self, expression: str) -> str:
+        """A new name for the value of `expression`; it is never computed if nobody uses it and no state is asked."""
+        name = self.fresh()
         self.lines.append(f"{name} = {expression}")
         return name
 
@@ -100,6 +120,18 @@ class Emitter:
         if key not in self._memo:
             self._memo[key] = self.temp(expression())
         return self._memo[key]
+
+    def once(self, key: tuple[Any, ...]) -> bool:
+        """Whether this is the first time in this block that `key` is asked for."""
+        first = key not in self._memo
+        self._memo[key] = ""
+        return first
+
+    def flush(self) -> None:
+        """Emit what was put off."""
+        deferred, self.deferred = self.deferred, None
+        if deferred is not None:
+            deferred.flush(self)
 
     def constant(self, dtype: str, value: Any) -> str:
         """The name of a (1, 1) array."""
@@ -156,6 +188,8 @@ class Emitter:
             self._registers[register.index] = register
             values = {_canonical(register): f"r{register.index}"}
             self._env[register] = values
+        if self.deferred is not None and not self.deferred.names.isdisjoint(values.values()):
+            self.flush()
         if dtype in values:
             return values[dtype]
         width = TYPE_SIZES[register.type]
@@ -172,6 +206,12 @@ class Emitter:
             if dtype != unsigned:
                 values[dtype] = self.temp(f"{values[unsigned]}.view({dtype})")
         return values[dtype]
+
+    def only_name(self, operand: Operand, type_name: str) -> str | None:
+        """The name of a register that is written and read once in the whole kernel; it may not have its value yet."""
+        if not isinstance(operand, Register) or self.occurrences[operand.index] != 2:
+            return None
+        return self._env.get(operand, {}).get(TYPE_DTYPE[type_name])
 
     def _immediate(self, operand: Immediate, dtype: str) -> str:
         value, kind = operand.value, operand.kind
@@ -255,7 +295,8 @@ class Emitter:
             and TYPE_SIZES[target.type] == TYPE_SIZES[source.type]
             and (target.type == "pred") == (source.type == "pred")
         ):
-            self._read_register(source, _canonical(source))
+            if source not in self._env:
+                self._read_register(source, _canonical(source))
             self._define(target, self._env[source].copy())
         else:
             self.write_as(target, dtype, self.read_as(source, dtype), name_only=True)
@@ -339,6 +380,9 @@ def _delete_early(lines: list[str], keep: set[str]) -> list[str]:
     seen: set[str] = set(keep)
     out: list[str] = []
     for line in reversed(lines):
+        made = _ASSIGNED.match(line)
+        if made is not None and seen.isdisjoint(_NAME.findall(made[1])) and not _ASKS.search(line):
+            continue
         dead = [name for name in dict.fromkeys(_NAME.findall(line)) if name not in seen]
         seen.update(dead)
         if dead:
@@ -346,6 +390,29 @@ def _delete_early(lines: list[str], keep: set[str]) -> list[str]:
         out.append(line)
     out.reverse()
     return out
+
+
+def _occurrences(blocks: list[Block]) -> Counter[int]:
+    """How often each register stands in a kernel, by index."""
+    found: Counter[int] = Counter()
+    todo: list[Any] = []
+    for block in blocks:
+        for instruction in block.body if block.end is None else [*block.body, block.end]:
+            todo += instruction.operands
+            todo.append(instruction.guard)
+    while todo:
+        operand = todo.pop()
+        if isinstance(operand, Register):
+            found[operand.index] += 1
+        elif isinstance(operand, (Vector, Group)):
+            todo += operand.items
+        elif isinstance(operand, Address):
+            todo += (operand.base, *operand.rest)
+        elif isinstance(operand, Pair):
+            todo += (operand.first, operand.second)
+        elif isinstance(operand, Negated):
+            todo.append(operand.operand)
+    return found
 
 
 def generate(
@@ -370,11 +437,12 @@ def generate(
     sites: list[Instruction] = []
     refused: list[tuple[Instruction, str]] = []
     emitters: list[Emitter] = []
+    occurrences = _occurrences(blocks)
     results: list[str | None] = []
     if sum(len(b.body) for b in blocks) > limit:
         raise UnsupportedInstruction(f"a function of more than {limit} instructions is not executed")
     for block in blocks:
-        emitter = Emitter(layout, constants)
+        emitter = Emitter(layout, constants, occurrences)
         result = None
         for instruction in [*block.body, *([block.end] if block.end is not None else [])]:
             sites.append(instruction)

@@ -17,7 +17,7 @@ import numpy as np
 from trlaunch.emulator.faults import FaultLog
 from trlaunch.emulator.instructions.base import F2, F4, U1, U4, U8, Array
 from trlaunch.emulator.instructions.convert import FP8_VALUES
-from trlaunch.emulator.instructions.matrix import element, fragment_a
+from trlaunch.emulator.instructions.fragments import element, fragment_a
 from trlaunch.emulator.memory import SharedMemory
 from trlaunch.emulator.tensor_copies import swizzled
 

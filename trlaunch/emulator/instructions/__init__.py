@@ -10,6 +10,7 @@ from trlaunch.emulator.instructions import (  # noqa: F401  (each registers its 
     convert,
     data,
     floating,
+    fragments,
     hopper,
     integer,
     logic,

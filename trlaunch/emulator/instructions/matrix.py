@@ -1,42 +1,23 @@
 """Matrix instructions of a warp: ``ldmatrix``, ``stmatrix``, ``mma.sync`` (PTX ISA, "Matrix Multiply-Accumulate").
 
-All ``m16n8`` shapes share one layout in 32-bit words: lane ``4 g + t`` of a warp holds, of A, row ``g`` (and ``g + 8``)
-and word ``t`` (and ``t + 4``) of k; of B, word ``t`` (and ``t + 4``) of k and column ``g``; of the result, rows ``g``
-and ``g + 8`` of columns ``2 t`` and ``2 t + 1``. How many elements of k a word holds depends on the element.
+Code for ``mma`` is put off until something reads a result. Those that came together by then are one product of larger
+matrices, as far as they share operands: a product of many small ones is what NumPy is slow at. Each element is still
+the sum that single instructions make, step by step of k.
 """
-
-# NumPy types what an operator gives as Any where the element type is not known.
-# mypy: disable-error-code="no-any-return"
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from trlaunch.emulator.instructions.base import (
-    F2,
-    F4,
-    F8,
-    I1,
-    U1,
-    U2,
-    U4,
-    Array,
-    Suffixes,
-    emits,
-    refuse,
-    runtime,
-    take,
-)
+from trlaunch.emulator.instructions.base import TYPE_DTYPE, Suffixes, emits, refuse, take
 from trlaunch.emulator.instructions.data import address_of
-from trlaunch.emulator.instructions.floating import bf16_to_f32
 from trlaunch.emulator.syntax import Instruction, Operand, Vector
 
 if TYPE_CHECKING:
     from trlaunch.emulator.codegen import Emitter
 
-__all__ = ["element", "fragment_a"]
+__all__: list[str] = []
 
 
 @emits("ldmatrix", "stmatrix")
@@ -55,35 +36,12 @@ def ldmatrix(c: Emitter, i: Instruction, s: Suffixes) -> None:
     if s.root == "stmatrix":
         values = ", ".join(c.read(item, "b32") for item in items)
         return c.line(f"S.store_matrix({at}, [{values}], {trans}, m, {c.site})")
-    raw = c.temp(f"S.load_matrix({at}, {len(items)}, {trans}, m, {c.site})")
+    rows = c.temp(f"S.load_matrix({at}, {len(items)}, m, {c.site})")
     for k, item in enumerate(items):
-        c.write(item, "b32", f"{raw}[{k}]")
+        name = c.temp(f"matrix_register({rows}, {k}, {trans})")
+        c.origins[name] = (rows, k, trans)
+        c.write_as(item, "u4", name, name_only=True)
     return None
-
-
-@runtime
-def rows_to_registers(rows: Array, trans: bool) -> list[Array]:
-    """Rows of 16 bytes, shape (C, W, n, 8) of complex128, to n registers of shape (C, 32 W)."""
-    ctas, warps, count, _ = rows.shape
-    if trans:
-        elements = rows.view(U2).reshape(ctas, warps, count, 8, 8)
-        words = np.ascontiguousarray(elements.transpose(2, 0, 1, 4, 3)).view(U4)
-    else:
-        words = np.ascontiguousarray(rows.view(U4).reshape(ctas, warps, count, 32).transpose(2, 0, 1, 3))
-    return list(words.reshape(count, ctas, warps * 32))
-
-
-def registers_to_rows(registers: Array, trans: bool) -> Array:
-    """Inverse of `rows_to_registers`: (n, C, T) words to (C, W, n, 8) rows."""
-    count, ctas, threads = registers.shape
-    warps = threads // 32
-    if trans:
-        halves = np.ascontiguousarray(registers).view(U2).reshape(count, ctas, warps, 8, 8)
-        rows = np.ascontiguousarray(halves.transpose(1, 2, 0, 4, 3)).view(np.complex128)
-    else:
-        words = registers.reshape(count, ctas, warps, 8, 4).transpose(1, 2, 0, 3, 4)
-        rows = np.ascontiguousarray(words).view(np.complex128)
-    return rows.reshape(ctas, warps, count, 8)
 
 
 #: Shape and element types of A and B to elements per 32-bit word, for results of f32 (f16) or s32.
@@ -116,18 +74,12 @@ def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
     words = int(shape.partition("k")[2]) // _SHAPES[shape, left]
     c.warp_sync = True
     d, a, b, e = take(i, 4)
-    out_registers = _vector(d, 2 if out == "f16" else 4)
-    a_words = [c.read(r, "b32") for r in _vector(a, words // 2)]
-    b_words = [c.read(r, "b32") for r in _vector(b, words // 4)]
-    x = c.memo(("fragment", "a", left, *a_words), lambda: f"fragment_a([{', '.join(a_words)}], {left!r}, S.threads)")
-    y = c.memo(("fragment", "b", right, *b_words), lambda: f"fragment_b([{', '.join(b_words)}], {right!r}, S.threads)")
-    kind = "b32" if out == "f16" else out
-    addends = ", ".join(c.read(r, kind) for r in _vector(e, len(out_registers)))
-    c.line(f"if m is not None: S.check_warps(m, {c.site})")
-    name = {"f32": "multiply_f32", "s32": "multiply_f32", "f16": "multiply_f16"}[out]
-    raw = c.temp(f"{name}({x}, {y}, [{addends}]{', True' if saturate else ''})")
-    for k, register in enumerate(out_registers):
-        c.write(register, kind, f"{raw}[{k}]")
+    results = _vector(d, 2 if out == "f16" else 4)
+    x = _fragment(c, _vector(a, words // 2), left)
+    y = _fragment(c, _vector(b, words // 4), right)
+    if c.once(("warps",)):
+        c.line(f"if m is not None: S.check_warps(m, {c.site})")
+    _defer(c, (out, left, right, saturate), x, y, _vector(e, len(results)), results)
 
 
 def _vector(operand: Operand, count: int) -> tuple[Operand, ...]:
@@ -137,81 +89,114 @@ def _vector(operand: Operand, count: int) -> tuple[Operand, ...]:
     return items
 
 
-def element(words: Array, kind: str) -> Array:
-    """Words of shape (..., w) as numbers to multiply, of shape (..., k)."""
-    if kind == "f16":
-        return words.view(F2).astype(F4)
-    if kind == "bf16":
-        return bf16_to_f32(words.view(U2))
-    if kind == "tf32":  # hardware reads the upper 19 bits
-        return (words & U4(0xFFFFE000)).view(F4)
-    integers: Any = I1 if kind == "s8" else U1
-    return words.view(integers).astype(F8)  # exact, and faster than integer products
+@dataclass(frozen=True, slots=True)
+class _Fragment:
+    """Source text of a fragment, and whether its units lie along k (`trlaunch.emulator.instructions.fragments`)."""
+
+    text: str
+    trans: bool
+    words: str
 
 
-def _lanes(word: Array, threads: int) -> Array:
-    """A register as (C, W, 8, 4): warp, group, thread in group."""
-    if word.shape[1] == 1:
-        word = np.broadcast_to(word, (word.shape[0], threads))
-    return word.reshape(word.shape[0], -1, 8, 4)
+def _fragment(c: Emitter, operands: tuple[Operand, ...], kind: str) -> _Fragment:
+    names = [c.read(r, "b32") for r in operands]
+    words = f"[{', '.join(names)}]"
+    origins = [c.origins.get(n) for n in names]
+    first = origins[0]
+    if first is None or any(o is None or (o[0], o[2]) != (first[0], first[2]) for o in origins):
+        return _Fragment(words, False, words)
+    if first[2] and kind not in ("f16", "bf16"):  # what is transposed is 16 bits wide
+        return _Fragment(words, False, words)
+    numbers = ", ".join(str(o[1]) for o in origins if o is not None)
+    return _Fragment(f"({first[0]}, {numbers})", first[2], words)
 
 
-@runtime
-def fragment_a(words: list[Array], kind: str, threads: int) -> Array:
-    """Registers of A to (C, W, 16, k)."""
-    parts = [_lanes(w, threads) for w in words]
-    ctas = max(p.shape[0] for p in parts)
-    halves = len(words) // 2
-    out = np.empty((ctas, threads // 32, 2, 8, halves, 4), dtype=U4)
-    for k, part in enumerate(parts):
-        out[:, :, k & 1, :, k >> 1] = part
-    return element(out.reshape(ctas, threads // 32, 16, 4 * halves), kind)
+@dataclass(slots=True)
+class _Chain:
+    """Products that are added to one accumulator, one after the other."""
+
+    left: list[_Fragment]
+    right: list[_Fragment]
+    addends: list[str]
+    results: list[str]
 
 
-@runtime
-def fragment_b(words: list[Array], kind: str, threads: int) -> Array:
-    """Registers of B to (C, W, k, 8)."""
-    parts = [_lanes(w, threads) for w in words]
-    ctas = max(p.shape[0] for p in parts)
-    out = np.empty((ctas, threads // 32, 8, len(words), 4), dtype=U4)
-    for k, part in enumerate(parts):
-        out[:, :, :, k] = part
-    return element(out.reshape(ctas, threads // 32, 8, 4 * len(words)), kind).swapaxes(2, 3)
+@dataclass(slots=True)
+class Products:
+    """Products whose code is put off, all of the same types."""
+
+    kind: tuple[str, str, str, bool]
+    chains: list[_Chain] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    def flush(self, c: Emitter) -> None:
+        """Emit them."""
+        by_left: dict[tuple[_Fragment, ...], dict[tuple[_Fragment, ...], _Chain]] = {}
+        rest = []
+        for chain in self.chains:
+            columns = by_left.setdefault(tuple(chain.left), {})
+            if tuple(chain.right) in columns:
+                rest.append(chain)  # the same product to another accumulator
+            else:
+                columns[tuple(chain.right)] = chain
+        blocks: dict[tuple[tuple[_Fragment, ...], ...], list[dict[tuple[_Fragment, ...], _Chain]]] = {}
+        for columns in by_left.values():
+            blocks.setdefault(tuple(columns), []).append(columns)
+        for rights, rows in blocks.items():
+            self._emit(c, [[columns[right] for right in rights] for columns in rows])
+        for chain in rest:
+            self._emit(c, [[chain]])
+
+    def _emit(self, c: Emitter, block: list[list[_Chain]]) -> None:
+        out, left, right, saturate = self.kind
+        products = []
+        for step in range(len(block[0][0].left)):
+            x = _matrix(c, "a", [row[0].left[step] for row in block], left)
+            y = _matrix(c, "b", [chain.right[step] for chain in block[0]], right)
+            products.append(c.temp(f"matmul({x}, {y})"))
+        chains = [chain for row in block for chain in row]
+        results = ", ".join(name for chain in chains for name in chain.results)
+        addends = ", ".join(f"[{', '.join(chain.addends)}]" for chain in chains)
+        function = "accumulate_f16" if out == "f16" else "accumulate"
+        c.line(f"{results} = {function}([{', '.join(products)}], [{addends}], {len(block[0])}, {saturate})")
 
 
-def _product(x: Array, y: Array) -> Array:
-    """(C, W, 2, 8, 4, 2): half of the rows, group, thread in group, column."""
-    d = np.matmul(x, y)
-    return d.reshape(*d.shape[:2], 2, 8, 4, 2)
+def _matrix(c: Emitter, which: str, fragments: list[_Fragment], kind: str) -> str:
+    trans = fragments[0].trans
+    if any(f.trans != trans for f in fragments):
+        trans, texts = False, [f.words for f in fragments]
+    else:
+        texts = [f.text for f in fragments]
+    made = f"matrix_{which}{'_trans' if trans else ''}([{', '.join(texts)}], {kind!r}, S.threads)"
+    return c.memo(("matrix", made), lambda: made)
 
 
-@runtime
-def multiply_f32(x: Array, y: Array, addends: list[Array], saturating: bool = False) -> list[Array]:
-    """Products added to the four accumulator registers (of f32, or s32 for integer products)."""
-    d = _product(x, y)
-    out = []
-    threads = d.shape[1] * 32
-    for k, addend in enumerate(addends):
-        part = d[:, :, k >> 1, :, :, k & 1]
-        if addend.dtype != F4:
-            part = part.astype(np.int64).astype(addend.dtype)
-        wide = addend.reshape(addend.shape[0], -1, 8, 4) if addend.shape[1] > 1 else addend.reshape(-1, 1, 1, 1)
-        if saturating:
-            total = np.clip(wide.astype(np.int64) + part, -(1 << 31), (1 << 31) - 1).astype(addend.dtype)
-        else:
-            total = wide + part
-        out.append(total.reshape(-1, threads))
-    return out
-
-
-@runtime
-def multiply_f16(x: Array, y: Array, addends: list[Array]) -> list[Array]:
-    """Products added to the two accumulator registers of f16 pairs."""
-    d = _product(x, y)
-    threads = d.shape[1] * 32
-    out = []
-    for k, addend in enumerate(addends):
-        pairs = np.ascontiguousarray(_lanes(addend, threads)).view(F2).reshape(addend.shape[0], -1, 8, 4, 2)
-        total = (pairs.astype(F4) + d[:, :, k]).astype(F2)
-        out.append(np.ascontiguousarray(total).view(U4).reshape(-1, threads))
-    return out
+def _defer(
+    c: Emitter,
+    kind: tuple[str, str, str, bool],
+    x: _Fragment,
+    y: _Fragment,
+    addends: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+) -> None:
+    t = "b32" if kind[0] == "f16" else kind[0]
+    if c.deferred is not None and c.deferred.kind != kind:
+        c.flush()
+    pending = c.deferred
+    found = None
+    if pending is not None:
+        # A result that only the next product reads never becomes a register.
+        before = [c.only_name(e, t) for e in addends]
+        found = next((chain for chain in pending.chains if chain.results == before), None)
+    if found is None:
+        names = [c.read(e, t) for e in addends]  # flushes where it has to
+        c.deferred = pending = c.deferred or Products(kind)
+        found = _Chain([], [], names, [])
+        pending.chains.append(found)
+    assert pending is not None
+    found.left.append(x)
+    found.right.append(y)
+    found.results = [c.fresh() for _ in results]
+    pending.names.update(found.results)
+    for register, name in zip(results, found.results, strict=True):
+        c.write_as(register, TYPE_DTYPE[t], name, name_only=True)
