@@ -42,13 +42,14 @@ class Descriptor: pass
 n.know(Pointer, Array, Descriptor, int)
 driver = ctypes.CDLL(sys.argv[1] + "/driver.so")
 functions = [ctypes.cast(getattr(driver, f), ctypes.c_void_p).value for f in ("launch", "identify", "push", "pop")]
+functions.append(0)
 
 class Kernel:
     def explain(self, *given): raise SystemExit("explained")
     launch = n.Method(explain)
     def __init__(self, pointers, ints):
-        slots = [(n.POINTER, 8 * i, 8, 0, 0, 16, 2**64 - 1, f"t{i}") for i in range(pointers)]
-        slots += [(n.INTEGER, 8 * pointers + 4 * i, 4, -2**31, 2**32 - 1, 1, 0, f"i{i}") for i in range(ints)]
+        slots = [(n.POINTER, 8 * i, 8, 0, 0, 16, 2**64 - 1, f"t{i}", None) for i in range(pointers)]
+        slots += [(n.INTEGER, 8 * pointers + 4 * i, 4, -2**31, 2**32 - 1, 1, 0, f"i{i}", None) for i in range(ints)]
         size = -(-(8 * pointers + 4 * ints) // 8) * 8 + 16
         plan = n.Plan(slots=slots, bytes=size, config=bytes(56), grid_offset=0, stream_offset=32,
             functions=tuple(functions), primary=0, no_context=201, cluster=(1, 1, 1), limit=(2**31 - 1, 65535, 65535),

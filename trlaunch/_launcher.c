@@ -24,7 +24,7 @@
 enum {
     MAX_PARAMETERS = 4096, /* bytes of the buffer on the stack; larger ones take the Python path */
     CONFIG_BYTES = 64, MAX_PLANS = 32, MAX_ENTRIES = 8, MAX_GRIDS = 16, MAX_DEVICES = 4, MAX_TYPES = 4,
-    MAPS = 8, MAP_BYTES = 256, MAX_RANK = 5, MAX_DEPTH = 16
+    MAPS = 8, MAP_SIZE = 128, MAP_BYTES = 256, MAX_RANK = 5, MAX_DEPTH = 16
 };
 
 enum { POINTER, INTEGER, FP16, BF16, FP32, FP64, UNTYPED4, UNTYPED8, TENSOR_MAP };
@@ -58,7 +58,7 @@ typedef struct {
 _Static_assert(sizeof(DLTensor) == 48 && offsetof(DLTensor, byte_offset) == 40, "DLTensor of dlpack.h");
 _Static_assert(sizeof(Exchange) == 56, "DLPackExchangeAPI of dlpack.h");
 
-enum { EXCHANGE_MAJOR = 1, KDLCUDA = 2 };
+enum { EXCHANGE_MAJOR = 1, KDLCUDA = 2, FP32_NUMBER = 2 * 4 + 2 };
 
 /* DLPack's code and bits as one small number, the bit of a mask: code * 4 + log2(bytes). -1: none. */
 static int dtype_of(uint8_t code, uint8_t bits, uint16_t lanes) {
@@ -94,20 +94,44 @@ typedef struct {
     unsigned char bytes[MAP_BYTES];
 } Map;
 
+/* How the driver encodes a slot's map: what the compiler decided, and what follows the map in the buffer. */
 typedef struct {
-    int kind, offset, size;
-    int64_t low, divisibility;
-    uint64_t high, dtypes;
-    uint64_t below; /* divisibility - 1 where that is a power of two */
-    PyObject *name;
-    Map *maps;
-    int next_map;
+    int element_type, element_size, swizzle, rank;
+    int fp4;       /* 1: the innermost axis counts half elements in the map, 2: in the shape that follows, too */
+    int clear_bit; /* see trlaunch.tensor_descriptor.encode */
+    uint64_t dtypes;
+    uint32_t box[MAX_RANK]; /* innermost first */
+    int taken;              /* slots: the map, the shape (int32), the strides (int64) */
+} Encoding;
+
+/* What a launch reads of a parameter, as little as can be: behind a launch it is no longer in the nearest cache. */
+typedef struct {
+    uint8_t kind, size;
+    uint16_t offset;
+    uint32_t below; /* divisibility - 1; it is a power of two */
+    union {
+        struct { int64_t low; uint64_t high; };
+        uint64_t dtypes;
+    };
 } Slot;
+
+typedef struct {
+    PyObject *name;
+    uint64_t dtypes; /* of a pointer where the slot may also be an integer */
+    Map *maps;
+    int next_map, encodes;
+    Encoding encoding;
+} More;
 
 typedef int (*launch_function)(const void *config, void *function, void **parameters, void **extra);
 typedef int (*identify_function)(void *context, unsigned long long *id);
 typedef int (*push_function)(void *context);
 typedef int (*pop_function)(void **context);
+/* cuTensorMapEncodeTiled (cuda.h) */
+typedef int (*encode_function)(void *map, int type, uint32_t rank, void *address, const uint64_t *shape,
+                               const uint64_t *strides, const uint32_t *box, const uint32_t *steps, int interleave,
+                               int swizzle, int promotion, int fill);
+enum { NO_INTERLEAVE = 0, PROMOTE_L2_128B = 2, FILL_ZERO = 0, FILL_NAN = 1, TFLOAT32 = 11 };
 
 typedef struct {
     PyObject_HEAD
@@ -115,6 +139,7 @@ typedef struct {
     identify_function identify;
     push_function push;
     pop_function pop;
+    encode_function encode_tiled; /* null: there is none */
     void *primary;
     int no_context; /* the status that says that the thread has none */
     unsigned char config[CONFIG_BYTES];
@@ -126,6 +151,7 @@ typedef struct {
     int device_type, ordinal;
     int count, bytes;
     Slot *slots;
+    More *more;
     struct { unsigned long long id; void *function; } entries[MAX_ENTRIES];
     int entry_count;
     unsigned long long strangers[MAX_ENTRIES]; /* contexts of other devices, 0 for none: the primary one is pushed */
@@ -153,10 +179,11 @@ static void plan_dealloc(Plan *self) {
     PyObject_GC_UnTrack(self);
     plan_clear(self);
     for (int i = 0; i < self->count; i++) {
-        Py_XDECREF(self->slots[i].name);
-        PyMem_Free(self->slots[i].maps);
+        Py_XDECREF(self->more[i].name);
+        PyMem_Free(self->more[i].maps);
     }
     PyMem_Free(self->slots);
+    PyMem_Free(self->more);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -165,14 +192,14 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
         "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", NULL};
     PyObject *slots, *keep, *fail, *encode;
     Py_buffer config;
-    unsigned long long launch, identify, push, pop, primary;
+    unsigned long long launch, identify, push, pop, encode_tiled, primary;
     if (self->slots) {
         PyErr_SetString(PyExc_TypeError, "a Plan is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKK)Ki(III)(III)p(ii)OOO", names, &PyList_Type, &slots,
-            &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop, &primary,
-            &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKK)Ki(III)(III)p(ii)OOO", names, &PyList_Type, &slots,
+            &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop, &encode_tiled,
+            &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
             &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep, &fail, &encode))
         return -1;
     int fits = config.len <= CONFIG_BYTES && self->grid_offset >= 0 && self->grid_offset + 12 <= config.len
@@ -184,26 +211,50 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     self->identify = (identify_function)(uintptr_t)identify;
     self->push = (push_function)(uintptr_t)push;
     self->pop = (pop_function)(uintptr_t)pop;
+    self->encode_tiled = (encode_function)(uintptr_t)encode_tiled;
     self->primary = (void *)(uintptr_t)primary;
     Py_ssize_t count = PyList_GET_SIZE(slots);
     self->slots = PyMem_Calloc(count ? count : 1, sizeof(Slot));
-    if (!self->slots) {
+    self->more = PyMem_Calloc(count ? count : 1, sizeof(More));
+    if (!self->slots || !self->more) {
         PyErr_NoMemory();
         return -1;
     }
     for (Py_ssize_t i = 0; i < count && fits; i++) {
         Slot *s = &self->slots[i];
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(slots, i), "iiiLKLKO", &s->kind, &s->offset, &s->size, &s->low, &s->high,
-                              &s->divisibility, &s->dtypes, &s->name)) {
-            s->name = NULL;
+        More *more = &self->more[i];
+        int kind, offset, size;
+        long long low, divisibility;
+        unsigned long long high, dtypes;
+        PyObject *name, *encoding;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(slots, i), "iiiLKLKOO", &kind, &offset, &size, &low, &high,
+                              &divisibility, &dtypes, &name, &encoding))
             return -1;
-        }
-        Py_INCREF(s->name);
+        more->name = Py_NewRef(name);
+        more->dtypes = dtypes;
         self->count++;
-        s->below = (uint64_t)s->divisibility - 1;
-        fits = s->offset >= 0 && s->size > 0 && s->offset + s->size <= self->bytes && s->divisibility > 0
-            && !((uint64_t)s->divisibility & s->below)
-            && (s->kind == TENSOR_MAP || s->size <= 8);
+        fits = kind >= POINTER && kind <= TENSOR_MAP && offset >= 0 && size > 0 && offset + size <= self->bytes
+            && divisibility > 0 && divisibility <= 1LL << 31 && !(divisibility & (divisibility - 1))
+            && (kind == TENSOR_MAP || size <= 8);
+        if (!fits) break;
+        s->kind = (uint8_t)kind, s->size = (uint8_t)size, s->offset = (uint16_t)offset;
+        s->below = (uint32_t)(divisibility - 1);
+        if (kind == POINTER) s->dtypes = dtypes;
+        else s->low = low, s->high = high;
+        if (encoding == Py_None || !self->encode_tiled) continue;
+        Encoding *e = &more->encoding;
+        unsigned long long those;
+        PyObject *box;
+        if (!PyArg_ParseTuple(encoding, "iiiiipKO!i", &e->element_type, &e->element_size, &e->swizzle, &e->rank,
+                              &e->fp4, &e->clear_bit, &those, &PyTuple_Type, &box, &e->taken))
+            return -1;
+        e->dtypes = those;
+        fits = kind == TENSOR_MAP && size == MAP_SIZE && e->rank >= 1 && e->rank <= MAX_RANK
+            && PyTuple_GET_SIZE(box) == e->rank && e->taken == 1 + 2 * e->rank && i + e->taken <= count;
+        for (int axis = 0; fits && axis < e->rank; axis++)
+            e->box[axis] = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(box, axis));
+        if (PyErr_Occurred()) return -1;
+        more->encodes = fits;
     }
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "a Plan whose numbers do not fit together");
@@ -417,7 +468,7 @@ static int read_by_methods(PyObject *object, Tensor *out) {
     return DONE;
 }
 
-static int read_tensor(PyObject *object, Tensor *out) {
+static inline int read_tensor(PyObject *object, Tensor *out) {
     PyTypeObject *type = Py_TYPE(object);
     out->shape = out->strides = NULL;
     for (int i = 0; i < tensor_type_count; i++) {
@@ -491,7 +542,7 @@ static int place_address(Packing *p, const Slot *s, uint64_t address) {
     return DONE;
 }
 
-static int place_pointer(Packing *p, const Slot *s, PyObject *value) {
+static inline int place_pointer(Packing *p, const Slot *s, PyObject *value) {
     if (Py_TYPE(value) == pointer_type) {
         PyObject *number = PyObject_GetAttr(value, s_address);
         if (!number) return unusual();
@@ -503,33 +554,39 @@ static int place_pointer(Packing *p, const Slot *s, PyObject *value) {
     if (!read_tensor(value, &t)) return UNUSUAL;
     int found = accept_place(p, &t);
     if (found != DONE) return found;
-    return s->dtypes >> t.dtype & 1 ? place_address(p, s, t.address) : UNUSUAL;
+    uint64_t dtypes = s->kind == POINTER ? s->dtypes : p->plan->more[p->position].dtypes;
+    return dtypes >> t.dtype & 1 ? place_address(p, s, t.address) : UNUSUAL;
 }
 
-static int place_integer(Packing *p, const Slot *s, PyObject *value) {
-    int64_t number;
-    int overflow = 0;
-    if (!small(value, &number)) {
-        if (!PyLong_Check(value)) return UNUSUAL;
-        number = PyLong_AsLongLongAndOverflow(value, &overflow);
-        if (overflow < 0) return UNUSUAL;
-    }
-    if (overflow) {
-        uint64_t large = PyLong_AsUnsignedLongLong(value);
-        if (PyErr_Occurred()) return unusual();
-        if (large > s->high) return UNUSUAL;
-        number = (int64_t)large;
-    } else if (number < 0 ? number < s->low : (uint64_t)number > s->high) {
-        return UNUSUAL;
-    }
-    if ((uint64_t)number & s->below) return UNUSUAL;
+static inline int place_number(Packing *p, const Slot *s, uint64_t number) {
+    if (number & s->below) return UNUSUAL;
+    unsigned char *to = p->data + s->offset;
     switch (s->size) {
-    case 4: memcpy(p->data + s->offset, &number, 4); break;
-    case 8: memcpy(p->data + s->offset, &number, 8); break;
-    default: memcpy(p->data + s->offset, &number, s->size);
+    case 4: memcpy(to, &number, 4); break;
+    case 8: memcpy(to, &number, 8); break;
+    default: memcpy(to, &number, s->size);
     }
     p->position++;
     return DONE;
+}
+
+static int place_large(Packing *p, const Slot *s, PyObject *value) {
+    int overflow = 0;
+    if (!PyLong_Check(value)) return UNUSUAL;
+    int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow < 0) return UNUSUAL;
+    if (overflow) {
+        uint64_t large = PyLong_AsUnsignedLongLong(value);
+        if (PyErr_Occurred()) return unusual();
+        return large > s->high ? UNUSUAL : place_number(p, s, large);
+    }
+    return (number < 0 ? number < s->low : (uint64_t)number > s->high) ? UNUSUAL : place_number(p, s, (uint64_t)number);
+}
+
+static inline int place_integer(Packing *p, const Slot *s, PyObject *value) {
+    int64_t number;
+    if (!small(value, &number)) return place_large(p, s, value);
+    return (number < 0 ? number < s->low : (uint64_t)number > s->high) ? UNUSUAL : place_number(p, s, (uint64_t)number);
 }
 
 /* Once to nearest even: fp32 made sticky on the way, as trlaunch.scalars.bfloat16_bits does. */
@@ -588,11 +645,12 @@ static int read_numbers(PyObject *owner, PyObject *name, int64_t *out, int *rank
     int fits = 1;
     if (value == Py_None && otherwise) {
         memcpy(out, otherwise, sizeof *out * *rank);
-    } else if ((PyList_CheckExact(value) || PyTuple_CheckExact(value)) && PySequence_Fast_GET_SIZE(value) <= MAX_RANK
+    } else if ((PyList_CheckExact(value) || PyTuple_Check(value)) && PySequence_Fast_GET_SIZE(value) <= MAX_RANK
                && (*rank < 0 || PySequence_Fast_GET_SIZE(value) == *rank)) {
         *rank = (int)PySequence_Fast_GET_SIZE(value);
         for (int i = 0; i < *rank && fits; i++) {
             PyObject *item = PySequence_Fast_GET_ITEM(value, i);
+            if (small(item, &out[i])) continue;
             fits = PyLong_CheckExact(item);
             if (fits) out[i] = PyLong_AsLongLong(item);
         }
@@ -629,8 +687,17 @@ static int read_flags(PyObject *object, MapKey *key, int optional) {
     return plain;
 }
 
+static Map *next_map(More *more) {
+    if (!more->maps) more->maps = PyMem_Calloc(MAPS, sizeof(Map));
+    if (!more->maps) return NULL;
+    Map *map = &more->maps[more->next_map];
+    more->next_map = (more->next_map + 1) % MAPS;
+    map->used = 0;
+    return map;
+}
+
 /* Python checks and encodes it, once for these numbers: (slots, first byte, bytes), or None when it is unusual. */
-static Map *encode_map(Packing *p, Slot *s, PyObject *descriptor, const MapKey *key) {
+static Map *encode_in_python(Packing *p, More *more, PyObject *descriptor, const MapKey *key) {
     PyObject *made = PyObject_CallFunction(p->plan->encode, "iO", p->position, descriptor);
     if (!made) {
         PyErr_Clear();
@@ -640,11 +707,9 @@ static Map *encode_map(Packing *p, Slot *s, PyObject *descriptor, const MapKey *
     int taken, start;
     Py_buffer bytes;
     if (made != Py_None && PyArg_ParseTuple(made, "iiy*", &taken, &start, &bytes)) {
-        if (!s->maps) s->maps = PyMem_Calloc(MAPS, sizeof(Map));
-        if (s->maps && bytes.len <= MAP_BYTES && start >= 0 && start + bytes.len <= p->plan->bytes && taken > 0
-            && p->position + taken <= p->plan->count) {
-            map = &s->maps[s->next_map];
-            s->next_map = (s->next_map + 1) % MAPS;
+        int fits = bytes.len <= MAP_BYTES && start >= 0 && start + bytes.len <= p->plan->bytes && taken > 0
+            && p->position + taken <= p->plan->count;
+        if (fits && (map = next_map(more))) {
             map->key = *key;
             map->used = 1, map->taken = taken, map->start = start, map->size = (int)bytes.len;
             memcpy(map->bytes, bytes.buf, bytes.len);
@@ -656,7 +721,77 @@ static Map *encode_map(Packing *p, Slot *s, PyObject *descriptor, const MapKey *
     return map;
 }
 
-static int place_descriptor(Packing *p, Slot *s, PyObject *value) {
+/* What is plainly right, by the rules of trlaunch.tensor_descriptor, is encoded by the driver at once; null otherwise. */
+static Map *encode_map(Packing *p, More *more, const MapKey *key) {
+    const Encoding *e = &more->encoding;
+    int rank = key->rank;
+    if (rank != e->rank || !(e->dtypes >> key->dtype & 1) || key->address % 16 || key->strides[rank - 1] != 1) return NULL;
+    if (key->tf32 && key->dtype != FP32_NUMBER) return NULL;
+    uint64_t shape[MAX_RANK], strides[MAX_RANK] = {0}, span = 1;
+    uint32_t steps[MAX_RANK];
+    for (int i = 0; i < rank; i++) {
+        int axis = rank - 1 - i; /* the driver counts from the innermost */
+        int64_t size = key->shape[axis], step = key->strides[axis];
+        if (size < 1 || size >= 1LL << 32 || key->block[axis] < 1 || key->block[axis] >= 1LL << 32) return NULL;
+        if (step < 0 || step >= (1LL << 40) / e->element_size || (i && step * e->element_size % 16)) return NULL;
+        shape[i] = (uint64_t)size;
+        if (i) strides[i - 1] = (uint64_t)(step * e->element_size);
+        steps[i] = 1;
+        if (__builtin_add_overflow(span, (uint64_t)(size - 1) * (uint64_t)step, &span)) span = UINT64_MAX / 16;
+    }
+    if (e->fp4) shape[0] *= 2;
+    Map *map = next_map(more);
+    if (!map) return NULL;
+    _Alignas(64) uint64_t words[MAP_SIZE / 8];
+    if (p->plan->encode_tiled(words, key->tf32 ? TFLOAT32 : e->element_type, (uint32_t)rank,
+                              (void *)(uintptr_t)key->address, shape, strides, e->box, steps, NO_INTERLEAVE, e->swizzle,
+                              PROMOTE_L2_128B, key->nan ? FILL_NAN : FILL_ZERO))
+        return NULL;
+    if (e->clear_bit && span * (uint64_t)e->element_size < 128 * 1024) words[1] &= ~(1ULL << 21);
+    const Slot *s = &p->plan->slots[p->position];
+    const Slot *last = s + e->taken - 1;
+    map->key = *key;
+    map->taken = e->taken, map->start = s->offset, map->size = last->offset + last->size - s->offset;
+    if (map->size > MAP_BYTES) return NULL;
+    memset(map->bytes, 0, sizeof map->bytes);
+    memcpy(map->bytes, words, MAP_SIZE);
+    for (int axis = 0; axis < rank; axis++) {
+        int64_t size = key->shape[axis] << (e->fp4 == 2 && axis == rank - 1);
+        memcpy(map->bytes + s[1 + axis].offset - s->offset, &size, 4);
+        memcpy(map->bytes + s[1 + rank + axis].offset - s->offset, &key->strides[axis], 8);
+    }
+    map->used = 1;
+    return map;
+}
+
+/* Shape and strides of the tensor itself, in elements; the rank, or -1 when they are not known here. */
+static int own_layout(PyObject *base, const Tensor *t, int64_t *shape, int64_t *strides) {
+    if (t->shape && t->rank >= 0 && t->rank <= MAX_RANK) {
+        memcpy(shape, t->shape, sizeof *shape * t->rank);
+        if (t->strides) {
+            memcpy(strides, t->strides, sizeof *strides * t->rank);
+            return t->rank;
+        }
+    } else if (Py_TYPE(base) != array_type) {
+        return -1;
+    }
+    int rank = t->shape ? t->rank : -1;
+    if (!t->shape && !read_numbers(base, s_shape, shape, &rank, NULL)) return -1;
+    int64_t step = 1; /* C-contiguous, as DLPack means without strides, and as trlaunch's arrays are */
+    for (int axis = rank - 1; axis >= 0; axis--) {
+        strides[axis] = step;
+        if (shape[axis] > 1 && __builtin_mul_overflow(step, shape[axis], &step)) return -1;
+    }
+    return rank;
+}
+
+/* Numbers that a descriptor states, or where it has None those of its tensor, of which there must be as many. */
+static int read_layout(PyObject *value, PyObject *name, int64_t *out, int rank, const int64_t *own, int own_rank) {
+    int found = rank;
+    return read_numbers(value, name, out, &found, own_rank == rank ? own : NULL);
+}
+
+static int place_descriptor(Packing *p, More *more, PyObject *value) {
     int foreign = Py_TYPE(value) == foreign_descriptor_type;
     PyObject *base = PyObject_GetAttr(value, foreign ? s_base : s_tensor);
     if (!base) return unusual();
@@ -666,34 +801,22 @@ static int place_descriptor(Packing *p, Slot *s, PyObject *value) {
     int found = read_tensor(base, &t);
     if (found == DONE) found = accept_place(p, &t);
     if (found == DONE) {
-        int rank = t.shape && t.rank <= MAX_RANK ? t.rank : -1;
-        int same = rank;
+        int64_t shape[MAX_RANK], strides[MAX_RANK];
+        int own = own_layout(base, &t, shape, strides), rank = -1;
         key.address = t.address;
         key.dtype = t.dtype;
-        /* With a shape of its own the descriptor's rank is that shape's. */
-        int own = -1;
-        found = read_numbers(value, s_block_shape, key.block, &own, NULL)
-            && read_numbers(value, s_shape, key.shape, rank < 0 ? &own : &same, rank < 0 ? NULL : t.shape);
-        (void)own;
-        if (!found && rank >= 0) {
-            int any = own;
-            found = read_numbers(value, s_shape, key.shape, &any, NULL);
-            same = any;
-        }
-        if (rank < 0) same = own;
-        if (found) {
-            int matching = same == rank && t.strides != NULL;
-            found = same == own && read_numbers(value, s_strides, key.strides, &same, matching ? t.strides : NULL);
-        }
-        key.rank = same;
-        if (found) found = read_flags(value, &key, foreign);
+        found = read_numbers(value, s_block_shape, key.block, &rank, NULL) && rank >= 1
+            && read_layout(value, s_shape, key.shape, rank, shape, own)
+            && read_layout(value, s_strides, key.strides, rank, strides, own) && read_flags(value, &key, foreign);
+        key.rank = rank;
     }
     Py_DECREF(base);
     if (found != DONE) return found;
     Map *map = NULL;
-    for (int i = 0; s->maps && i < MAPS && !map; i++)
-        if (s->maps[i].used && !memcmp(&s->maps[i].key, &key, sizeof key)) map = &s->maps[i];
-    if (!map && !(map = encode_map(p, s, value, &key))) return UNUSUAL;
+    for (int i = 0; more->maps && i < MAPS && !map; i++)
+        if (more->maps[i].used && !memcmp(&more->maps[i].key, &key, sizeof key)) map = &more->maps[i];
+    if (!map && more->encodes) map = encode_map(p, more, &key);
+    if (!map && !(map = encode_in_python(p, more, value, &key))) return UNUSUAL;
     memcpy(p->data + map->start, map->bytes, map->size);
     p->position += map->taken;
     return DONE;
@@ -701,11 +824,6 @@ static int place_descriptor(Packing *p, Slot *s, PyObject *value) {
 
 static int place(Packing *p, PyObject *value, int depth) {
     PyTypeObject *type = Py_TYPE(value);
-    if (p->position < p->plan->count) { /* what nearly all arguments are */
-        const Slot *s = &p->plan->slots[p->position];
-        if (type == &PyLong_Type && s->kind == INTEGER) return place_integer(p, s, value);
-        if (type == tensor_types[0].type && s->kind == POINTER) return place_pointer(p, s, value);
-    }
     if (PyTuple_Check(value) || PyList_Check(value)) {
         if (depth >= MAX_DEPTH) return UNUSUAL;
         for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); i++) {
@@ -717,8 +835,9 @@ static int place(Packing *p, PyObject *value, int depth) {
         return DONE;
     }
     if (p->position >= p->plan->count) return UNUSUAL;
-    Slot *s = &p->plan->slots[p->position];
-    if (type == descriptor_type || type == foreign_descriptor_type) return place_descriptor(p, s, value);
+    const Slot *s = &p->plan->slots[p->position];
+    if (type == descriptor_type || type == foreign_descriptor_type)
+        return place_descriptor(p, &p->plan->more[p->position], value);
     switch (s->kind) {
     case POINTER: return place_pointer(p, s, value);
     case INTEGER: return place_integer(p, s, value);
@@ -751,7 +870,7 @@ static int is_setting(PyObject *name) { return same_name(s_stream, name) || same
 static int pack_named(Packing *p, const Call *call, int settings) {
     Py_ssize_t left = PyTuple_GET_SIZE(call->names) - settings;
     while (p->position < p->plan->count) {
-        PyObject *wanted = p->plan->slots[p->position].name;
+        PyObject *wanted = p->plan->more[p->position].name;
         Py_ssize_t i = 0, count = PyTuple_GET_SIZE(call->names);
         if (wanted == Py_None) return UNUSUAL;
         while (i < count && !same_name(wanted, PyTuple_GET_ITEM(call->names, i))) i++;
@@ -767,8 +886,18 @@ static int pack_named(Packing *p, const Call *call, int settings) {
 
 static int pack(Packing *p, const Call *call) {
     int settings = 0;
+    const Slot *slots = p->plan->slots;
+    const int count = p->plan->count;
     for (Py_ssize_t i = 0; i < call->count; i++) {
-        int found = place(p, call->args[i], 0);
+        PyObject *value = call->args[i];
+        int found;
+        if (p->position < count && Py_TYPE(value) == &PyLong_Type && slots[p->position].kind == INTEGER) {
+            found = place_integer(p, &slots[p->position], value); /* what nearly all arguments are, here and below */
+        } else if (p->position < count && Py_TYPE(value) == tensor_types[0].type && slots[p->position].kind == POINTER) {
+            found = place_pointer(p, &slots[p->position], value);
+        } else {
+            found = place(p, value, 0);
+        }
         if (found != DONE) return found;
     }
     if (call->names) {

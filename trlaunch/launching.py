@@ -193,7 +193,9 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
     for param in packer.user:
         kind, low, high, divisibility = slot(param)
         dtypes = dtype_mask(param) if kind in ("POINTER", "UNTYPED8") else 0
-        slots.append((getattr(_native, kind), param.offset, param.size, low, high, divisibility, dtypes, param.name))
+        place = getattr(_native, kind), param.offset, param.size
+        encoding = packer.encoding(len(slots), properties) if param.is_tensor_map else None
+        slots.append((*place, low, high, divisibility, dtypes, param.name, encoding))
     addresses = direct.addresses
     return _native.Plan(
         slots=slots,
@@ -201,7 +203,7 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         config=template,
         grid_offset=direct.grid_offset,
         stream_offset=direct.stream_offset,
-        functions=(addresses.launch, addresses.identify, addresses.push, addresses.pop),
+        functions=(addresses.launch, addresses.identify, addresses.push, addresses.pop, addresses.encode),
         primary=direct.primary,
         no_context=direct.no_context,
         cluster=config.cluster,

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trlaunch.driver import Buffer, Device, Driver, PackedArguments
+from trlaunch.driver import Buffer, Device, DeviceProperties, Driver, PackedArguments
 from trlaunch.errors import ArgumentError
 from trlaunch.metadata import Metadata, TensorDescriptorMeta
 from trlaunch.scalars import SCALARS
 from trlaunch.signature import Param, Signature, category
-from trlaunch.tensor_descriptor import Resolved, TensorDescriptor, TensorMapCache
-from trlaunch.tensors import Pointer, TensorView, is_tensor, view
+from trlaunch.tensor_descriptor import Resolved, TensorDescriptor, TensorMapCache, settled
+from trlaunch.tensors import Pointer, TensorView, dlpack_numbers, is_tensor, view
 
 __all__ = ["Packer", "describe", "flatten", "reinterprets"]
 
@@ -153,6 +153,34 @@ class Packer:
             return None
         first, last = self.user[position], self.user[position + taken - 1]
         return taken, first.offset, bytes(launch.data[first.offset : last.offset + last.size])
+
+    def encoding(self, position: int, properties: DeviceProperties) -> tuple[Any, ...] | None:
+        """What `trlaunch.tensor_descriptor.settled` has for a slot, for a launcher that calls the driver itself.
+
+        Returns
+        -------
+        tuple or None
+            Element type, bytes of an element, swizzle, axes; 1 where the innermost axis counts half elements in the
+            map, 2 where it does in the shape that follows, too; whether a bit is cleared; the dtypes as bits by
+            `trlaunch.tensors.dlpack_numbers`; the box, innermost first; the slots taken. ``None`` where the map depends
+            on the descriptor's block (Triton 3.2 and 3.3) or the slots are of other sizes.
+        """
+        meta = self.descriptors[self.user[position].index]
+        if meta is None:
+            return None
+        rank = len(meta.block_shape)
+        sizes = [param.size for param in self.user[position : position + 1 + 2 * rank]]
+        if sizes != [128, *[4] * rank, *[8] * rank]:
+            return None
+        found = settled(meta, properties.driver_version)
+        if found is None:
+            return None
+        dtypes = sum(1 << n for name, n in dlpack_numbers().items() if SCALARS[name].size == meta.element_size)
+        halves = 0 if not meta.fp4_padded else 2 if self.doubles_fp4_shape else 1
+        return (
+            found.element_type, meta.element_size, meta.swizzle, rank, halves, found.clears_bit, dtypes,
+            meta.block_shape[::-1], len(sizes),
+        )  # fmt: skip
 
     # --- one value ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from trlaunch.metadata import TensorDescriptorMeta
 from trlaunch.scalars import SCALARS
 from trlaunch.tensors import TensorView, view
 
-__all__ = ["TensorDescriptor", "TensorMapCache", "encode"]
+__all__ = ["PTX_TO_DRIVER", "Settled", "TensorDescriptor", "TensorMapCache", "encode", "settled"]
 
 # CUtensorMapDataType (cuda.h) by Triton's dtype, for maps without compiler metadata.
 _DATA_TYPES = {
@@ -29,7 +29,7 @@ _DATA_TYPES = {
     "i16": 1, "u16": 1, "u32": 2, "i32": 3, "u64": 4, "i64": 5, "fp16": 6, "fp32": 7, "fp64": 8, "bf16": 9,
 }  # fmt: skip
 # PTX ISA, tensormap.replace: elemtype is numbered differently from 8 on (.f32.ftz, .f64, .bf16).
-_PTX_TO_DRIVER = {8: 10, 9: 8, 10: 9}
+PTX_TO_DRIVER = {8: 10, 9: 8, 10: 9}
 _TFLOAT32 = 11
 _SWIZZLES = ((128, 3), (64, 2), (32, 1))  # bytes of the box's inner row: CUtensorMapSwizzle
 _MAX_BOX = 256  # elements a side: cuTensorMapEncodeTiled, driver API reference
@@ -194,7 +194,7 @@ def encode(resolved: Resolved, meta: TensorDescriptorMeta | None, driver: Driver
                 f"{meta.element_size} bytes"
             )
         box, swizzle = list(meta.block_shape), meta.swizzle
-        element_type = _PTX_TO_DRIVER.get(meta.element_type, meta.element_type)
+        element_type = _element_type(meta)
         if meta.fp4_padded:
             shape[-1] *= 2
     if resolved.tf32:
@@ -213,12 +213,34 @@ def encode(resolved: Resolved, meta: TensorDescriptorMeta | None, driver: Driver
         nan_fill=resolved.nan,
         ordinal=ordinal,
     )
-    version = driver.properties(ordinal).driver_version
-    if version is not None and version <= (13, 1) and _span(resolved, size) < 128 * 1024:
-        # Drivers up to 13.1 set a bit that is wrong for tensors under 128 KiB; CUTLASS and Triton 3.7 clear it.
+    if _clears_bit(driver.properties(ordinal).driver_version) and _span(resolved, size) < 128 * 1024:
         word = int.from_bytes(data[8:16], "little") & ~(1 << 21)
         data = data[:8] + word.to_bytes(8, "little") + data[16:]
     return data
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What of a map is settled by the compiler and the driver: `encode` with metadata, but for the descriptor."""
+
+    element_type: int
+    clears_bit: bool
+
+
+def settled(meta: TensorDescriptorMeta, driver_version: tuple[int, int] | None) -> Settled | None:
+    """`Settled`; ``None`` for a box that TMA refuses."""
+    if any(n > _MAX_BOX for n in meta.block_shape):
+        return None
+    return Settled(_element_type(meta), _clears_bit(driver_version))
+
+
+def _element_type(meta: TensorDescriptorMeta) -> int:
+    return PTX_TO_DRIVER.get(meta.element_type, meta.element_type)
+
+
+def _clears_bit(driver_version: tuple[int, int] | None) -> bool:
+    # Drivers up to 13.1 set a bit that is wrong for tensors under 128 KiB; CUTLASS and Triton 3.7 clear it.
+    return driver_version is not None and driver_version <= (13, 1)
 
 
 def _span(resolved: Resolved, size: int) -> int:

@@ -40,19 +40,21 @@ class _Config(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Addresses of ``cuLaunchKernelEx``, ``cuCtxGetId``, ``cuCtxPushCurrent`` and ``cuCtxPopCurrent``."""
+    """Addresses of ``cuLaunchKernelEx``, ``cuCtxGetId``, ``cuCtxPushCurrent``, ``cuCtxPopCurrent`` and
+    ``cuTensorMapEncodeTiled``."""
 
     launch: int
     identify: int
     push: int
     pop: int
+    encode: int
 
     @classmethod
     def of(cls, driver: CudaDriver) -> Addresses:
         """Ask the driver, in the flavour of default stream that ``cuda.bindings`` was started with."""
         per_thread = os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") not in ("", "0")
         flag = 2 if per_thread else 0  # CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
-        names = ("cuLaunchKernelEx", "cuCtxGetId", "cuCtxPushCurrent", "cuCtxPopCurrent")
+        names = ("cuLaunchKernelEx", "cuCtxGetId", "cuCtxPushCurrent", "cuCtxPopCurrent", "cuTensorMapEncodeTiled")
         return cls(*(driver.calls.address(name, flag) for name in names))
 
 
