@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from trlaunch._version import __version__
 
 if TYPE_CHECKING:
+    from trlaunch import bundle
     from trlaunch.artifact import Artifact, Level
     from trlaunch.check import Finding, Report
+    from trlaunch.comparison.difference import Difference, diff
+    from trlaunch.cuda.coredump import CoreDump, coredump
     from trlaunch.driver import Device
     from trlaunch.dump.read import Dump, Run
     from trlaunch.dump.request import At, at
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
         AssemblerMissing,
         CheckError,
         CheckWarning,
+        CoreDumpError,
         DeviceUnavailable,
         DriverError,
         EmulatorError,
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "artifact": ("Artifact", "Level"),
     "check": ("Finding", "Report"),
+    "comparison.difference": ("Difference", "diff"),
+    "cuda.coredump": ("CoreDump", "coredump"),
     "driver": ("Device",),
     "dump.read": ("Dump", "Run"),
     "dump.request": ("At", "at"),
@@ -59,6 +65,7 @@ _MODULES = {
         "AssemblerMissing",
         "CheckError",
         "CheckWarning",
+        "CoreDumpError",
         "DeviceUnavailable",
         "DriverError",
         "EmulatorError",
@@ -82,6 +89,7 @@ _MODULES = {
     "tensor_descriptor": ("TensorDescriptor",),
     "tensors": ("Pointer",),
 }
+_PARTS = ("bundle",)  # modules that are public by their own name
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -93,9 +101,12 @@ __all__ = [
     "At",
     "CheckError",
     "CheckWarning",
+    "CoreDump",
+    "CoreDumpError",
     "Device",
     "DeviceArray",
     "DeviceUnavailable",
+    "Difference",
     "DriverError",
     "Dump",
     "EmulatorError",
@@ -125,6 +136,9 @@ __all__ = [
     "__version__",
     "asarray",
     "at",
+    "coredump",
+    "bundle",
+    "diff",
     "empty",
     "jit",
     "patch_triton",
@@ -132,6 +146,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"trlaunch.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'trlaunch' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"trlaunch.{_HOME[name]}"), name)

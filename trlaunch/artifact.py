@@ -8,12 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trlaunch.errors import ArtifactError, FallbackWarning, MetadataError, warn
 from trlaunch.metadata import Metadata
 
-__all__ = ["Artifact", "Level"]
+if TYPE_CHECKING:
+    from trlaunch.driver import Device
+    from trlaunch.signature import Source
+
+__all__ = ["BUNDLE_MAGIC", "Artifact", "Level"]
+
+BUNDLE_MAGIC = b"\x89TRK\r\n\x1a\n"
+"""How a bundle begins: a file of several levels and targets (`trlaunch.bundle`), of which an artifact is one."""
 
 
 class Level(str, Enum):
@@ -73,6 +80,10 @@ class Artifact:
     metadata : Metadata or None
     siblings : mapping of Level to pathlib.Path or bytes
         The same kernel at other levels: files of the same stem in the same folder, or content at hand.
+    parameters : Source or None
+        The user's parameters as a bundle states them.
+    constants : mapping
+        The constexpr arguments that a bundle says were compiled in.
     """
 
     level: Level
@@ -80,9 +91,16 @@ class Artifact:
     path: Path | None = None
     metadata: Metadata | None = None
     siblings: Mapping[Level, Path | bytes] = field(default_factory=dict, repr=False)
+    parameters: Source | None = field(default=None, repr=False)
+    constants: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_file(cls, path: str | Path, metadata: str | Path | Mapping[str, Any] | Metadata | None = None) -> Artifact:
+    def from_file(
+        cls,
+        path: str | Path,
+        metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
+        device: str | Device | None = None,
+    ) -> Artifact:
         """Read a file; its level is known by content first, by extension second.
 
         Parameters
@@ -90,6 +108,8 @@ class Artifact:
         path : path
         metadata : path, mapping, Metadata or None
             Triton's JSON; left out, ``<stem>.json`` beside the file is taken where it exists.
+        device : str, optional
+            Chooses the target where the file is a bundle of several; left out, the default device.
 
         Raises
         ------
@@ -100,6 +120,8 @@ class Artifact:
         """
         path = Path(path)
         data = _read(path)
+        if data.startswith(BUNDLE_MAGIC):
+            return _bundled(data, path, metadata, device)
         beside = path.with_name(path.stem + ".json")
         if metadata is None and beside.is_file():
             metadata = beside
@@ -116,9 +138,12 @@ class Artifact:
         data: bytes | bytearray | memoryview | str,
         metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
         level: Level | str | None = None,
+        device: str | Device | None = None,
     ) -> Artifact:
-        """Take content at hand; `level` only where the content does not tell."""
+        """Take content at hand; `level` only where the content does not tell, `device` as for `from_file`."""
         data = data.encode() if isinstance(data, str) else bytes(data)
+        if data.startswith(BUNDLE_MAGIC):
+            return _bundled(data, None, metadata, device)
         found = detect(data)
         if found is None and level is None:
             raise ArtifactError(f"content of no known level: {_look(data)}; expected one of {_names()}, or level=...")
@@ -229,6 +254,15 @@ def detect(data: bytes) -> Level | None:
                 return Level.TTGIR if _GPU_MODULE.search(text) else Level.TTIR
             return level
     return None
+
+
+def _bundled(data: bytes, path: Path | None, metadata: Any, device: str | Device | None) -> Artifact:
+    from trlaunch.bundle import Bundle, decode
+
+    bundle = Bundle(path, decode(data, path.name if path else "the bundle"))
+    if metadata is not None:
+        raise ArtifactError(f"{bundle.label} holds its metadata: leave metadata= out")
+    return bundle.artifact(device)
 
 
 def _known(level: Level | str) -> Level:

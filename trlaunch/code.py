@@ -122,6 +122,8 @@ class Code:
         sources: list[tuple[Level | None, Source | None]] = []
         if given is not None:
             sources.append((None, from_caller(given, known)))
+        elif self.artifact.parameters is not None:
+            sources.append((None, self.artifact.parameters))
         for level, text in self.texts.items():
             if level in (Level.TTGIR, Level.TTIR):
                 sources.append((level, from_func(text, entry.name, str(level))))

@@ -22,6 +22,7 @@ __all__ = [
     "Function",
     "LaunchConfig",
     "PackedArguments",
+    "Stopwatch",
 ]
 
 
@@ -139,6 +140,22 @@ class Function:
     module: Any
 
 
+class Stopwatch(Protocol):
+    """What `Driver.stopwatch` gives: the time a device spends between two points of a stream. It may be used again."""
+
+    def start(self) -> None:
+        """Mark the beginning, behind what is queued so far."""
+
+    def stop(self) -> None:
+        """Mark the end, behind what is queued so far."""
+
+    def milliseconds(self) -> float:
+        """Wait for the end; milliseconds from beginning to end."""
+
+    def close(self) -> None:
+        """Give its events back."""
+
+
 class Driver(Protocol):
     """The functions that ``cuda.driver``, ``hip.driver`` and ``emulator.driver`` have, in this order."""
 
@@ -192,11 +209,17 @@ class Driver(Protocol):
     def copy_to_host(self, data: memoryview, address: int, ordinal: int, stream: int = 0) -> None:
         """Copy device memory to host bytes; returns when they have arrived."""
 
+    def copy_on_device(self, target: int, source: int, nbytes: int, ordinal: int, stream: int = 0) -> None:
+        """Copy device memory to device memory of the same device, in order on `stream`."""
+
     def device_of_pointer(self, address: int) -> int | None:
         """Ordinal of the device that owns a pointer; ``None`` when it is not device memory."""
 
     def wait_for_stream(self, ordinal: int, stream: int, other: int) -> None:
         """Make work queued on `stream` from now on wait for what is queued on `other`."""
+
+    def stopwatch(self, ordinal: int, stream: int = 0) -> Stopwatch:
+        """Something that measures device time on `stream` (the emulator: time)."""
 
     def encode_tensor_map(
         self,

@@ -15,12 +15,7 @@ from trlaunch.check import Finding, Report, Subject, audit, audit_grid
 from trlaunch.code import Code
 from trlaunch.devices import default_device, get
 from trlaunch.driver import Device, DeviceProperties, Driver, Function, LaunchConfig
-from trlaunch.errors import (
-    ArgumentError,
-    CheckError,
-    CheckWarning,
-    warn,
-)
+from trlaunch.errors import ArgumentError, CheckError, CheckWarning, warn
 from trlaunch.image import Image
 from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
@@ -162,9 +157,8 @@ class Kernel:
         LoweringError
             Triton is missing, is another release than the text needs, or failed.
         """
-        artifact = Artifact.from_file(path, metadata)
         return cls(
-            artifact,
+            Artifact.from_file(path, metadata, device),
             name=name,
             signature=signature,
             device=device,
@@ -186,7 +180,7 @@ class Kernel:
         **settings: Any,
     ) -> Kernel:
         """A kernel from content at hand; the settings are `from_file`'s, `level` where the content does not tell."""
-        return cls(Artifact.from_bytes(data, metadata, level), **settings)
+        return cls(Artifact.from_bytes(data, metadata, level, settings.get("device")), **settings)
 
     @classmethod
     def from_cache(
@@ -205,7 +199,7 @@ class Kernel:
         device: str | Device | None = None,
         options: Mapping[str, Any] | None = None,
         check: str = "error",
-        dump: bool = False,
+        dump: Any = None,
         **keywords: Any,
     ) -> Kernel:
         """A kernel from a ``@triton.jit`` or ``@gluon.jit`` function, compiled for the arguments of one call.
@@ -231,8 +225,8 @@ class Kernel:
             Compile options by Triton's names: ``{"num_warps": 8}``.
         check : {"error", "warn"}
             Whether an error of the audit refuses a launch.
-        dump : bool
-            Capture what the function passes to `trlaunch.language.dump` and its kin.
+        dump : bool, str, At or sequence, optional
+            ``True``: what the function passes to `trlaunch.language.dump`; else values of its TTIR (Gluon: TTGIR).
         **keywords
             Arguments by name, constexprs among them; those that name no parameter are compile options, too.
 
@@ -247,7 +241,7 @@ class Kernel:
 
         bound = bind(jit_function(function), example_args, {**keywords, **(options or {})})
         level, chosen = where(target, device, tuple(bound.values.values()))
-        compiled = compile_function(bound, level, chosen, marked=dump)
+        compiled = compile_function(bound, level, chosen, marked=dump is True, first=bool(dump))
         kernel = cls(compiled.artifact, signature=compiled.types, device=device, check=check, dump=dump or None)
         if grid is not None:
             report = kernel.check(grid_of(grid, bound), device)
@@ -327,6 +321,12 @@ class Kernel:
         if grid is not None:
             findings += self._audit_grid(loaded, self._ctas(_grid(grid)))
         return self._report(loaded, findings)
+
+    def save(self, path: str | Path, **settings: Any) -> Path:
+        """Write binary, metadata and signature to one file, a ``.trk``; the settings are `trlaunch.bundle.save`'s."""
+        from trlaunch.bundle.files import save
+
+        return save(path, self, **settings)
 
     # --- launching ---------------------------------------------------------------------------------------------------
 

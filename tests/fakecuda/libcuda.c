@@ -799,6 +799,26 @@ CUresult cuStreamWaitEvent(Stream *stream, Event *event, unsigned flags) {
     return end(&r, stream_status(stream));
 }
 
+CUresult cuEventSynchronize(Event *event) {
+    CALL("cuEventSynchronize");
+    address(&r, "event", event);
+    STOP_IF_FAILING(1);
+    REFUSE_IF(!known(event), INVALID_HANDLE);
+    return end(&r, SUCCESS);
+}
+
+/* The n-th question is answered with n / 8 ms, so that medians can be told. */
+CUresult cuEventElapsedTime_v2(float *milliseconds, Event *start, Event *stop) {
+    static int asked;
+    CALL("cuEventElapsedTime");
+    address(&r, "start", start);
+    address(&r, "stop", stop);
+    STOP_IF_FAILING(1);
+    REFUSE_IF(!known(start) || !known(stop), INVALID_HANDLE);
+    *milliseconds = ++asked / 8.0f;
+    return end(&r, SUCCESS);
+}
+
 CUresult cuEventDestroy_v2(Event *event) {
     CALL("cuEventDestroy");
     address(&r, "event", event);
@@ -907,6 +927,15 @@ CUresult cuMemAllocFromPoolAsync(CUdeviceptr *at, size_t size, Pool *pool, Strea
     return allocate(&r, at, size, pool->device, DEVICE_MEMORY, 1);
 }
 
+CUresult cuMemAllocAsync(CUdeviceptr *at, size_t size, Stream *stream) {
+    CALL("cuMemAllocAsync");
+    number(&r, "size", size);
+    address(&r, "stream", stream);
+    STOP_IF_FAILING(1);
+    REFUSE_IF(stream_status(stream), stream_status(stream));
+    return allocate(&r, at, size, current()->device, DEVICE_MEMORY, 1);
+}
+
 CUresult cuMemFreeAsync(CUdeviceptr at, Stream *stream) {
     CALL("cuMemFreeAsync");
     number(&r, "address", at);
@@ -942,6 +971,18 @@ CUresult cuMemcpyDtoHAsync_v2(void *host, CUdeviceptr at, size_t size, Stream *s
     REFUSE_IF(stream_status(stream), stream_status(stream));
     REFUSE_IF(!inside(at, size), INVALID_VALUE);
     memcpy(host, (void *)at, size);
+    return end(&r, SUCCESS);
+}
+
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, Stream *stream) {
+    CALL("cuMemcpyDtoDAsync");
+    put(&r, ", \"to\": %llu, \"from\": %llu", (unsigned long long)to, (unsigned long long)from);
+    number(&r, "size", size);
+    address(&r, "stream", stream);
+    STOP_IF_FAILING(1);
+    REFUSE_IF(stream_status(stream), stream_status(stream));
+    REFUSE_IF(!find(to) || !find(from), INVALID_VALUE);
+    memmove((void *)to, (void *)from, size);
     return end(&r, SUCCESS);
 }
 
@@ -1076,6 +1117,8 @@ static const struct { const char *name; void *symbol; int since; } table[] = {
     ENTRY("cuStreamWaitEvent", cuStreamWaitEvent, 0),
     ENTRY("cuEventCreate", cuEventCreate, 0),
     ENTRY("cuEventRecord", cuEventRecord, 0),
+    ENTRY("cuEventSynchronize", cuEventSynchronize, 0),
+    ENTRY("cuEventElapsedTime", cuEventElapsedTime_v2, 0),
     ENTRY("cuEventDestroy", cuEventDestroy_v2, 0),
     ENTRY("cuMemAlloc", cuMemAlloc_v2, 0),
     ENTRY("cuMemAllocManaged", cuMemAllocManaged, 0),
@@ -1086,9 +1129,11 @@ static const struct { const char *name; void *symbol; int since; } table[] = {
     ENTRY("cuMemPoolDestroy", cuMemPoolDestroy, 0),
     ENTRY("cuMemPoolSetAttribute", cuMemPoolSetAttribute, 0),
     ENTRY("cuMemAllocFromPoolAsync", cuMemAllocFromPoolAsync, 0),
+    ENTRY("cuMemAllocAsync", cuMemAllocAsync, 0),
     ENTRY("cuMemFreeAsync", cuMemFreeAsync, 0),
     ENTRY("cuMemcpyHtoDAsync", cuMemcpyHtoDAsync_v2, 0),
     ENTRY("cuMemcpyDtoHAsync", cuMemcpyDtoHAsync_v2, 0),
+    ENTRY("cuMemcpyDtoDAsync", cuMemcpyDtoDAsync_v2, 0),
     ENTRY("cuMemsetD8Async", cuMemsetD8Async, 0),
     ENTRY("cuPointerGetAttribute", cuPointerGetAttribute, 0),
     ENTRY("cuPointerGetAttributes", cuPointerGetAttributes, 0),

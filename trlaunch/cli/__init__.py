@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 import trlaunch
+from trlaunch.cli.bundle import bundle
 from trlaunch.cli.cache import app as cache
 from trlaunch.cli.check import check
+from trlaunch.cli.diff import diff
 from trlaunch.cli.inspect import inspect
 from trlaunch.cli.lower import lower
 from trlaunch.cli.passes import passes
@@ -46,6 +48,8 @@ app.command()(inspect)
 app.command()(check)
 app.command()(run)
 app.command()(lower)
+app.command()(bundle)
+app.command()(diff)
 app.add_typer(cache, name="cache")
 app.command()(values)
 app.command()(passes)

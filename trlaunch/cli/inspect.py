@@ -11,6 +11,8 @@ from typing import Any
 import typer
 
 from trlaunch import Artifact, ArtifactError, Image, ImageKernel, Kernel, Level, SignatureError
+from trlaunch.artifact import BUNDLE_MAGIC
+from trlaunch.bundle import load
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import File, Json, MetadataOption, NameOption, SignatureOption
 from trlaunch.cli.output import facts, print_json, table
@@ -37,9 +39,22 @@ def inspect(
 ) -> None:
     """Show level, target, kernels, parameters, resources and metadata of a compiled kernel."""
     with reporting(as_json):
-        artifact = Artifact.from_cache(file, name) if file.is_dir() else Artifact.from_file(file, metadata)
-        described = _describe(artifact, name, signature)
-        print_json(described) if as_json else _show(described)
+        described = [_describe(artifact, name, signature) for artifact in _artifacts(file, metadata, name)]
+        if as_json:
+            print_json(described[0] if len(described) == 1 else {"file": str(file), "entries": described})
+        else:
+            for i, one in enumerate(described):
+                typer.echo("" if i else None, nl=bool(i))
+                _show(one)
+
+
+def _artifacts(file: Path, metadata: Path | None, name: str | None) -> Iterable[Artifact]:
+    """The artifact that a file is; of a bundle every one, whatever device is at hand."""
+    if file.is_dir():
+        return [Artifact.from_cache(file, name)]
+    with file.open("rb") as opened:
+        is_bundle = opened.read(len(BUNDLE_MAGIC)) == BUNDLE_MAGIC
+    return load(file).artifacts() if is_bundle and metadata is None else [Artifact.from_file(file, metadata)]
 
 
 def _describe(artifact: Artifact, name: str | None, signature: str | None) -> dict[str, Any]:
@@ -49,6 +64,7 @@ def _describe(artifact: Artifact, name: str | None, signature: str | None) -> di
         "siblings": sorted(str(level) for level in artifact.siblings),
         "metadata": None if artifact.metadata is None else dict(artifact.metadata.raw),
         "release": None if artifact.metadata is None else artifact.metadata.releases,
+        "constants": dict(artifact.constants),
     }
     image = _image(artifact)
     if image is not None:
@@ -131,6 +147,7 @@ def _show(described: dict[str, Any]) -> None:
             ("beside it", ", ".join(described["siblings"])),
             ("metadata", f"Triton {described['release']}" if metadata else "none"),
             *((key, metadata[key]) for key in _SHOWN_METADATA if metadata.get(key)),
+            ("compiled in", ", ".join(f"{key} = {value!r}" for key, value in described["constants"].items())),
         ]
     )
     for kernel in described["kernels"]:

@@ -64,7 +64,7 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout instead
 _WORDS = {"true": True, "false": False, "none": None}
 
 
-def compile_options(texts: Sequence[str] | None) -> dict[str, Any]:
+def compile_options(texts: Sequence[str] | None, option: str = "--option") -> dict[str, Any]:
     """``["num_warps=8"]`` as names and Python values; what is no number, word or tuple of numbers stays text.
 
     Raises
@@ -76,9 +76,9 @@ def compile_options(texts: Sequence[str] | None) -> dict[str, Any]:
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--option {text!r}: expected NAME=VALUE, for example num_warps=8")
+            raise UsageError(f"{option} {text!r}: expected NAME=VALUE, for example num_warps=8")
         if name in options:
-            raise UsageError(f"--option {name} is given twice")
+            raise UsageError(f"{option} {name} is given twice")
         try:
             options[name] = _WORDS[value.lower()] if value.lower() in _WORDS else ast.literal_eval(value)
         except (ValueError, SyntaxError):

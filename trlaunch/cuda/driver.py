@@ -18,6 +18,7 @@ from trlaunch.cuda.context import INVALID_CONTEXT, Contexts
 from trlaunch.cuda.direct import Addresses, DirectLaunch
 from trlaunch.cuda.module import Entry, Module
 from trlaunch.cuda.status import UNKNOWN_STATUS, Calls, load_bindings
+from trlaunch.cuda.stopwatch import EventStopwatch
 from trlaunch.driver import Device, DeviceProperties, Function, LaunchConfig, PackedArguments
 from trlaunch.errors import ArgumentError, DriverError, ImageError
 from trlaunch.image import Image
@@ -462,6 +463,12 @@ class CudaDriver:
             # From pinned memory the call returns before the bytes were read.
             self.calls("cuStreamSynchronize", stream)
 
+    def copy_on_device(self, target: int, source: int, nbytes: int, ordinal: int, stream: int = 0) -> None:
+        """Copy memory of the device to another place of it, in order on `stream`."""
+        if nbytes:
+            with self.contexts.use(ordinal):
+                self.calls("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
     def device_of_pointer(self, address: int) -> int | None:
         """Ordinal of the device that a pointer belongs to; ``None`` when the driver does not know the memory.
 
@@ -492,6 +499,10 @@ class CudaDriver:
             finally:
                 # The driver keeps the event until it has been waited for.
                 self.calls("cuEventDestroy", event)
+
+    def stopwatch(self, ordinal: int, stream: int = 0) -> EventStopwatch:
+        """Something that measures device time on `stream`, by two events."""
+        return EventStopwatch(self.calls, self.contexts, ordinal, stream)
 
     def encode_tensor_map(
         self,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import bisect
+import ctypes
 import threading
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ from trlaunch.emulator.memory import GlobalMemory, MemoryRange, bytes_at
 from trlaunch.emulator.program import Program, compile_program
 from trlaunch.emulator.scheduler import DEFAULT_STEP_LIMIT, Scheduler
 from trlaunch.emulator.settings import checks
+from trlaunch.emulator.stopwatch import WallStopwatch
 from trlaunch.emulator.tensor_maps import encode
 from trlaunch.errors import DeviceUnavailable, EmulatorError, Fault, UnsupportedInstruction
 from trlaunch.image import Image
@@ -276,6 +278,11 @@ class EmulatorDriver:
             found = self._ranges[self._addresses[at]] if at >= 0 else None
         return found if found is not None and address < found.base + max(found.nbytes, 1) else None
 
+    def copy_on_device(self, target: int, source: int, nbytes: int, ordinal: int, stream: int = 0) -> None:
+        """Copy bytes of one allocation to another, or of any host memory that the caller vouches for."""
+        self._device(ordinal)
+        ctypes.memmove(target, source, nbytes)
+
     def device_of_pointer(self, address: int) -> int | None:
         """0 for memory of the emulator."""
         return 0 if self._owner(address) is not None else None
@@ -283,6 +290,11 @@ class EmulatorDriver:
     def wait_for_stream(self, ordinal: int, stream: int, other: int) -> None:
         """Nothing is ever queued."""
         self._device(ordinal)
+
+    def stopwatch(self, ordinal: int, stream: int = 0) -> WallStopwatch:
+        """Something that measures time: a launch is done when it returns."""
+        self._device(ordinal)
+        return WallStopwatch()
 
     def encode_tensor_map(
         self,

@@ -20,6 +20,7 @@ from trlaunch.hip.bindings import load_bindings, text
 from trlaunch.hip.context import Devices
 from trlaunch.hip.module import Entry, Module
 from trlaunch.hip.status import UNKNOWN_STATUS, Calls
+from trlaunch.hip.stopwatch import EventStopwatch
 from trlaunch.image import Image
 from trlaunch.target import Target
 
@@ -415,6 +416,12 @@ class HipDriver:
             # From pinned memory the call returns before the bytes were read.
             self._calls("hipStreamSynchronize", stream)
 
+    def copy_on_device(self, target: int, source: int, nbytes: int, ordinal: int, stream: int = 0) -> None:
+        """Copy memory of the device to another place of it, in order on `stream`."""
+        if nbytes:
+            with self._devices.use(ordinal):
+                self._calls("hipMemcpyDtoDAsync", target, source, nbytes, stream)
+
     def device_of_pointer(self, address: int) -> int | None:
         """Ordinal of the device that a pointer belongs to; ``None`` when the runtime does not know the memory.
 
@@ -448,6 +455,10 @@ class HipDriver:
             finally:
                 # The runtime keeps the event until it has been waited for.
                 self._calls("hipEventDestroy", event)
+
+    def stopwatch(self, ordinal: int, stream: int = 0) -> EventStopwatch:
+        """Something that measures device time on `stream`, by two events."""
+        return EventStopwatch(self._calls, self._devices, ordinal, stream)
 
     def encode_tensor_map(
         self,
