@@ -18,6 +18,7 @@ __all__ = [
     "AssemblerMissing",
     "CheckError",
     "CheckWarning",
+    "CoreDumpError",
     "DeviceUnavailable",
     "DriverError",
     "EmulatorError",
@@ -47,6 +48,10 @@ class MetadataError(TrlaunchError):
 
 class ImageError(TrlaunchError):
     """A binary (or a PTX module standing for one) cannot be read, or lacks the kernel asked for."""
+
+
+class CoreDumpError(TrlaunchError):
+    """A GPU core dump cannot be read: it is something else, cut off, or its tables contradict each other."""
 
 
 class SignatureError(TrlaunchError):

@@ -12,7 +12,7 @@ from trlaunch.cuda.image import read_image
 from trlaunch.cuda.toolkit import Tool, find_tools, newest, searched
 from trlaunch.errors import AssemblerError, AssemblerMissing
 
-__all__ = ["Instruction", "SourceLine", "disassemble", "find_disassemblers", "parse"]
+__all__ = ["Instruction", "SourceLine", "disassemble", "disassemble_function", "find_disassemblers", "parse"]
 
 _VARIABLE = "TRLAUNCH_NVDISASM"
 _TIMEOUT = 300.0
@@ -102,6 +102,34 @@ def disassemble(cubin: bytes, kernel: str | None = None) -> list[Instruction]:
         nvdisasm failed; ``log`` holds what it printed.
     """
     name = read_image(cubin).kernel(kernel).name
+    return _instructions(cubin, name)
+
+
+def disassemble_function(cubin: bytes, section: str, symbol: int) -> list[Instruction]:
+    """The instructions of one function of an image that need not be as a linker made it, as one out of GPU memory.
+
+    Parameters
+    ----------
+    cubin : bytes
+    section : str
+        Name of the section, without ``.text.``.
+    symbol : int
+        Index of the function in the symbol table; nvdisasm leaves the others alone, of which there may be hundreds.
+
+    Returns
+    -------
+    list of Instruction
+        With offsets as nvdisasm prints them: the addresses that the section has in the image.
+
+    Raises
+    ------
+    AssemblerMissing, AssemblerError
+        As `disassemble`.
+    """
+    return _instructions(cubin, section, "-fun", str(symbol))
+
+
+def _instructions(cubin: bytes, name: str, *options: str) -> list[Instruction]:
     seen = find_disassemblers()
     tool = newest(seen)
     if tool is None:
@@ -110,19 +138,23 @@ def disassemble(cubin: bytes, kernel: str | None = None) -> list[Instruction]:
             f"no nvdisasm to disassemble {name!r}: looked in {searched(_VARIABLE)}. Install one "
             f"(pip install nvidia-cuda-nvdisasm), or set {_VARIABLE}{listed}"
         )
-    found = parse(_run(tool, cubin), name)
+    found = parse(_run(tool, cubin, *options), name)
     if not found:
         raise AssemblerError(f"{tool} printed no instruction of kernel {name!r}")
     return found
 
 
-def _run(tool: Tool, cubin: bytes) -> str:
+def _run(tool: Tool, cubin: bytes, *options: str) -> str:
     with tempfile.TemporaryDirectory(prefix="trlaunch-nvdisasm-") as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
         try:
             done = subprocess.run(
-                [tool.path, "-ndf", "-c", "-gi", file], capture_output=True, timeout=_TIMEOUT, check=False, cwd=folder
+                [tool.path, "-ndf", "-c", "-gi", *options, file],
+                capture_output=True,
+                timeout=_TIMEOUT,
+                check=False,
+                cwd=folder,
             )
         except OSError as error:
             raise AssemblerError(f"{tool} cannot be run: {error.strerror or error}") from error
