@@ -14,7 +14,7 @@ from trlaunch.errors import Fault
 if TYPE_CHECKING:
     from trlaunch.emulator.memory import MemoryRange
 
-__all__ = ["FaultLog", "source_of"]
+__all__ = ["FaultLog", "nearest", "source_of"]
 
 Dim = tuple[int, int, int]
 
@@ -100,7 +100,7 @@ class FaultLog:
     ) -> Fault:
         """Global access outside every range."""
         first = self._first(address, bad)
-        what = f"{action} of {_bytes(size)} at address {first:#x}, {_nearest(first, size, ranges)}"
+        what = f"{action} of {_bytes(size)} at address {first:#x}, {nearest(first, size, ranges)}"
         return self.fault("out-of-bounds", what, site, bad, first)
 
     def read_only(self, site: int, address: Array, mask: Array | None, size: int, found: MemoryRange) -> Fault:
@@ -116,7 +116,7 @@ class FaultLog:
     ) -> Fault:
         """Access at an address that is not a multiple of its size."""
         first = self._first(address, bad)
-        near = f", {_nearest(first, size, ranges)}" if ranges else " of shared memory"
+        near = f", {nearest(first, size, ranges)}" if ranges else " of shared memory"
         what = f"{action} of {_bytes(size)} at address {first:#x}{near}: not a multiple of {size}"
         return self.fault("misaligned", what, site, bad, first)
 
@@ -149,7 +149,7 @@ def _bytes(size: int) -> str:
     return f"{size} byte{'s' if size > 1 else ''}"
 
 
-def _nearest(address: int, size: int, ranges: Sequence[MemoryRange]) -> str:
+def nearest(address: int, size: int, ranges: Sequence[MemoryRange]) -> str:
     """Where an address lies from the nearest buffer."""
     if not ranges:
         return "and the launch has no buffer at all"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trlaunch.emulator.chunk import Chunk, Parts
 from trlaunch.emulator.copies import AsyncCopies
 from trlaunch.emulator.instructions.base import Array
@@ -17,6 +19,7 @@ from trlaunch.emulator.mbarriers import Barriers
 from trlaunch.emulator.memory import GlobalMemory, SharedMemory, trim
 from trlaunch.emulator.scheduler import Scheduler
 from trlaunch.emulator.tensor_copies import TensorCopies
+from trlaunch.emulator.warpgroups import Product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +30,8 @@ __all__ = ["ObservedChunk", "ObservedGlobal", "ObservedScheduler", "Observer"]
 class Observer(Instrument):
     """Sees accesses and synchronisation; a subclass says what it does with them.
 
-    Masks are ``None`` for all lanes, or arrays that broadcast to the chunk's lanes (C, T), as addresses do. Chunks of an
-    observed launch run one after the other; `attach` announces each.
+    Masks are ``None`` for all lanes, or arrays that broadcast to the chunk's lanes (C, T), as addresses do. Chunks of
+    an observed launch run one after the other; `attach` announces each.
     """
 
     observes = True
@@ -58,9 +61,10 @@ class Observer(Instrument):
         """A barrier of CTAs is complete; `arrived` includes those that wait."""
 
     def mbarrier(self, site: int, kind: str, address: Array, mask: Array | None, passed: Array | None) -> None:
-        """``init``, ``inval``, ``arrive`` and ``wait`` happen; `passed` are the lanes whose wait is over.
+        """``init``, ``inval``, ``arrive`` and ``wait`` happen, or ``complete``: the bytes of copies have come.
 
-        ``init`` and ``inval`` are told before they are done, the others afterwards.
+        ``init`` and ``inval`` are told before they are done, the others afterwards. `passed` are the lanes whose wait
+        is over; of ``complete``, `address` has one barrier per copy.
         """
 
     def sync(self, site: int, kind: str, mask: Array | None, pending: int) -> None:
@@ -69,8 +73,9 @@ class Observer(Instrument):
         Parameters
         ----------
         kind : str
-            ``fence``, ``fence.proxy.async``, ``warp`` (``bar.warp.sync``); or ``cp.async``, ``bulk``, ``bulk.read`` or
-            ``wgmma``, followed by ``.commit`` or ``.wait``; ``cp.async.wait_all``. `site` is -1 for those of ``cp.async``.
+            ``fence``, ``fence.proxy.async``, ``warp`` (``bar.warp.sync``), ``wgmma.issue``; or ``cp.async``, ``bulk``,
+            ``bulk.read`` or ``wgmma``, followed by ``.commit`` or ``.wait``; ``cp.async.wait_all``. `site` is -1 for
+            those of ``cp.async``.
         pending : int
             Groups that may go on behind a wait.
         """
@@ -207,6 +212,10 @@ class _ObservedCopies(_Observed, AsyncCopies):
 class _ObservedBarriers(_Observed, Barriers):
     shared: _ObservedShared
 
+    def complete(self, rows: Array, address: Array, nbytes: int, site: int) -> None:
+        super().complete(rows, address, nbytes, site)
+        self._tell(site, "complete", address, None)
+
     def _tell(self, site: int, kind: str, address: Array, mask: Array | None, passed: Array | None = None) -> None:
         if mask is None or mask.any():
             for observer in self.observers:
@@ -275,9 +284,24 @@ class ObservedChunk(Chunk):
         for observer in self.observers:
             observer.sync(site, kind, mask, pending)
 
-    def product(self, *arguments: Any) -> list[Array]:
+    def product(
+        self,
+        product: Product,
+        left: Array | list[Array],
+        right: Array,
+        addends: list[Array],
+        scale: Array,
+        mask: Array | None,
+        site: int,
+    ) -> list[Array]:
+        """``wgmma.mma_async``; operands are loaded by every warpgroup for itself."""
+        self.event(site, "wgmma.issue", mask)
         self.shared.kind = "wgmma"
-        found = super().product(*arguments)
+        threads = self.threads
+        if not isinstance(left, list):
+            left = np.broadcast_to(left, (left.shape[0], threads))
+        right = np.broadcast_to(right, (right.shape[0], threads))
+        found = super().product(product, left, right, addends, scale, mask, site)
         self.shared.kind = ""
         return found
 

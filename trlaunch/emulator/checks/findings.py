@@ -70,6 +70,14 @@ class Findings:
             self._found[key] = Finding(kernel, fault, lines)
         return new
 
+    def again(self, kernel: str, kind: str, *lines: int) -> bool:
+        """Count a finding that was there before; false if it was not."""
+        key = kernel, kind, lines
+        if key in self._found:
+            self.occurrences[key] += 1
+            return True
+        return False
+
     def times(self, finding: Finding) -> int:
         """How often a finding came up."""
         return self.occurrences[finding.kernel, finding.fault.kind, finding.ptx_lines]

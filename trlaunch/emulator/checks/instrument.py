@@ -1,10 +1,11 @@
-"""The instrument that a checked launch has."""
+"""The instruments that a checked launch has."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from trlaunch.emulator.checks.findings import Findings
+from trlaunch.emulator.checks.races import Races
 from trlaunch.emulator.instruments import Instrument
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class _Count(Instrument):
         self.findings = findings
         self.forgives = findings.collect
 
-    def begin(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:
+    def begin(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:  # noqa: ARG002
         self.findings.launches[program.name] += 1
 
     def failed(self, scheduler: Scheduler, fault: Fault) -> None:
@@ -33,4 +34,7 @@ class _Count(Instrument):
 def instruments(names: frozenset[str], findings: Findings | None) -> tuple[Instrument, ...]:
     """What one launch is looked at by."""
     findings = findings if findings is not None else Findings()
-    return (_Count(findings),)
+    found: list[Instrument] = [_Count(findings)]
+    if "race" in names:
+        found.append(Races(findings))
+    return tuple(found)
