@@ -1,0 +1,1 @@
+"""What two builds of a kernel differ in."""
