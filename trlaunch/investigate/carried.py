@@ -37,6 +37,7 @@ __all__ = [
     "Tuple",
     "Value",
     "carry",
+    "labels",
 ]
 
 #: Allocations of the CUDA driver are aligned to this many bytes (CUDA C++ Programming Guide, device memory accesses).
@@ -366,20 +367,20 @@ def _read(space: str, address: int, nbytes: int) -> bytes:
     return bytes(data)
 
 
-def _labels(values: Sequence[Value], names: Sequence[str | None]) -> list[str]:
+def labels(values: Sequence[Value], names: Sequence[str | None]) -> list[str]:
     """The parameter each value goes to, ``arg3`` where that is not known: after a descriptor, whose slots vary."""
-    labels: list[str] = []
+    found: list[str] = []
     slot: int | None = 0
     for i, value in enumerate(values):
         name = names[slot] if slot is not None and slot < len(names) else None
         if isinstance(value, Tuple) and name is not None:
             name = name.partition(".")[0]
-        labels.append(name or f"arg{i}")
+        found.append(name or f"arg{i}")
         if slot is not None:
             slot = (
                 None if isinstance(value, Descriptor) else slot + (len(value.items) if isinstance(value, Tuple) else 1)
             )
-    return labels
+    return found
 
 
 # --- in the trial's process ------------------------------------------------------------------------------------------
@@ -424,8 +425,8 @@ class Put:
         self._memory = [self._allocate(region) for region in carried.regions]
         self._tensors: dict[str, tuple[Any, Any]] = {}
         self.spots: list[Spot] = []
-        labels = _labels(carried.positional, names)
-        self.args = [self._make(value, label) for value, label in zip(carried.positional, labels, strict=True)]
+        made = zip(carried.positional, labels(carried.positional, names), strict=True)
+        self.args = [self._make(value, label) for value, label in made]
         self.named = {name: self._make(value, name) for name, value in carried.named.items()}
 
     def _allocate(self, region: Region) -> tuple[DeviceArray, int]:

@@ -96,6 +96,8 @@ class Ended:
     images : mapping of str to bytes
     problems : tuple of str
         What went wrong beside: a core dump over its limit.
+    died : Died or None
+        The first error that a launch of trlaunch raised in it.
     """
 
     returncode: int | None
@@ -107,6 +109,7 @@ class Ended:
     phase: str
     images: Mapping[str, bytes] = field(repr=False)
     problems: tuple[str, ...] = ()
+    died: Died | None = None
 
 
 def run(trial: Trial, timeout: float = 60.0) -> Outcome:
@@ -147,6 +150,7 @@ def wait(
     *,
     core_limit: int = 1 << 30,
     echo: bool = False,
+    cwd: str | None = None,
 ) -> Ended:
     """Run a command in a process group of its own, until it ends or its time is up.
 
@@ -165,6 +169,8 @@ def wait(
         Bytes of core dump above which the process is killed.
     echo : bool
         Its output is shown while it runs, too.
+    cwd : str, optional
+        Folder that it runs in.
 
     Raises
     ------
@@ -178,7 +184,7 @@ def wait(
         try:
             process = subprocess.Popen(
                 list(command), env=dict(env), stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                start_new_session=True, cwd=cwd,
             )  # fmt: skip
         except OSError as error:
             raise ArgumentError(f"{command[0]!r} cannot be started: {error.strerror or error}") from None
@@ -197,7 +203,13 @@ def wait(
         *launches_in(folder),
         {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".cubin", ".ptx", ".hsaco")},
         tuple(problems),
+        _died(folder),
     )
+
+
+def _died(folder: Path) -> Died | None:
+    first = min(folder.glob("*.died"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if first is None else Died.from_dict(json.loads(first.read_text()))
 
 
 def _watch(
@@ -296,9 +308,7 @@ def _outcome(folder: Path, ended: Ended) -> Outcome:
     scene = _json(folder / "scene.json")
     error = None
     if state is not None and state["error"] is not None:
-        fields: dict[str, Any] = state["error"]
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        error = Died(**plain)
+        error = Died.from_dict(state["error"])
     return Outcome(
         status=_status(state, error, ended),
         error=error or _crash(state, ended),

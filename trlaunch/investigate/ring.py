@@ -14,15 +14,17 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trlaunch.driver import Driver, Function, LaunchConfig, PackedArguments
-from trlaunch.errors import ArtifactError
+from trlaunch.errors import ArtifactError, TrlaunchError
 from trlaunch.image import Image
 from trlaunch.investigate.carried import Spot
-from trlaunch.investigate.trial import Launched
+from trlaunch.investigate.trial import Died, Launched
 
 __all__ = ["SLOTS", "VARIABLE", "Recording", "Ring", "read_ring", "recording"]
 
@@ -175,7 +177,8 @@ class Recording:
                 "time": time.time(),
             }
         )
-        self.driver.launch(function, config, arguments)
+        with self._kept_error():
+            self.driver.launch(function, config, arguments)
         self._ring.end(index)
 
     def synchronize(self, ordinal: int, stream: int = 0) -> None:
@@ -188,8 +191,20 @@ class Recording:
 
     def _wait(self, call: Callable[..., None], *args: Any) -> None:
         self._ring.phase(2)
-        call(*args)
+        with self._kept_error():
+            call(*args)
         self._ring.phase(0)
+
+    @contextmanager
+    def _kept_error(self) -> Iterator[None]:
+        """Keep the first error of the process, whatever the program makes of it."""
+        try:
+            yield
+        except TrlaunchError as error:
+            path = self._folder / f"{os.getpid()}.died"
+            if not path.exists():
+                path.write_text(json.dumps(asdict(Died.of(error)), default=int))
+            raise
 
 
 _recordings: dict[str, Recording] = {}

@@ -16,7 +16,7 @@ import numpy as np
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.dump.request import At, requests
-from trlaunch.errors import ArgumentError, ArtifactError
+from trlaunch.errors import ArgumentError, ArtifactError, CheckError, DriverError, Fault, TrlaunchError
 from trlaunch.finding import Finding
 from trlaunch.investigate.arrays import load_arrays, save_arrays
 from trlaunch.investigate.carried import Carried, Spot, carry
@@ -25,7 +25,7 @@ from trlaunch.kernel import Kernel
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["CORES", "STATUSES", "Died", "Launched", "Outcome", "Scene", "Spot", "Trial"]
+__all__ = ["CORES", "STATUSES", "Died", "Launched", "Outcome", "Scene", "Spot", "Trial", "as_plain"]
 
 #: What becomes of a trial.
 STATUSES = {
@@ -74,6 +74,8 @@ class Trial:
         Last launches that are kept.
     keep_outputs : bool
         Whether the outcome has the tensors as the kernel left them.
+    step_limit : int or None
+        Basic blocks that the emulator runs before it says where the kernel is and gives up.
     environment : mapping of str to str
         More environment variables of the process.
     """
@@ -98,6 +100,7 @@ class Trial:
     core_limit: int = 1 << 30
     ring: int = 64
     keep_outputs: bool = True
+    step_limit: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -359,6 +362,25 @@ class Died:
     source: str | None = None
     log: str = ""
 
+    @classmethod
+    def of(cls, error: TrlaunchError) -> Died:
+        """An exception as data."""
+        died = cls(type(error).__name__, str(error), log=str(getattr(error, "log", "")))
+        if isinstance(error, DriverError):
+            return replace(died, call=error.call, name=error.name, code=error.code)
+        if isinstance(error, Fault):
+            fields = ("kind", "cta", "thread", "address", "ptx_line", "source")
+            return replace(died, **{key: getattr(error, key) for key in fields})
+        if isinstance(error, CheckError):
+            return replace(died, log="\n".join(map(str, error.report.errors)))
+        return died
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Died:
+        """What `dataclasses.asdict` made, read from JSON."""
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in state.items()}
+        return cls(**plain)
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -463,16 +485,17 @@ class Outcome:
         """For JSON: everything but bytes and arrays."""
         left_out = ("core", "images", "outputs", "dumps")
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
-        return {key: _plain(value) for key, value in found.items()} | {"core_bytes": len(self.core or b"")}
+        return {key: as_plain(value) for key, value in found.items()} | {"core_bytes": len(self.core or b"")}
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as dictionaries and lists, for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [as_plain(item) for item in value]
     return value
 
 

@@ -17,13 +17,14 @@ from typing import Any
 from trlaunch import devices
 from trlaunch.check import audit_grid
 from trlaunch.driver import Device
-from trlaunch.errors import CheckError, DriverError, Fault, TrlaunchError
+from trlaunch.emulator.driver import EmulatorDriver
+from trlaunch.errors import TrlaunchError
 from trlaunch.investigate.arrays import save_arrays
 from trlaunch.investigate.carried import Put
 from trlaunch.investigate.trial import Died, Scene, Trial
 from trlaunch.kernel import Kernel
 
-__all__ = ["describe_error", "main"]
+__all__ = ["main"]
 
 
 def main(folder: Path) -> int:
@@ -34,7 +35,7 @@ def main(folder: Path) -> int:
         try:
             _run(folder, state)
         except TrlaunchError as error:
-            state["error"] = dataclasses.asdict(describe_error(error))
+            state["error"] = dataclasses.asdict(Died.of(error))
     state["notes"] = list(dict.fromkeys(str(w.message) for w in caught))
     _write(folder / "outcome.json", state)
     return 0
@@ -47,7 +48,8 @@ def _run(folder: Path, state: dict[str, Any]) -> None:
     put = trial.arguments.put(device, [p.name for p in kernel.signature.user])
     _write(folder / "scene.json", dataclasses.asdict(_scene(kernel, device, put, trial.grid)))
     driver = devices.get(device.driver)
-    state["launched"] = True
+    if trial.step_limit is not None and device.driver == "emulator":
+        EmulatorDriver.instance().step_limit = trial.step_limit
     start = time.perf_counter()
     run = None
     for _ in range(trial.repeat):
@@ -97,19 +99,6 @@ def _scene(kernel: Kernel, device: Device, put: Put, grid: tuple[int, ...]) -> S
         spots=tuple(put.spots),
         findings=findings,
     )
-
-
-def describe_error(error: TrlaunchError) -> Died:
-    """An exception as data."""
-    died = Died(type(error).__name__, str(error), log=str(getattr(error, "log", "")))
-    if isinstance(error, DriverError):
-        return dataclasses.replace(died, call=error.call, name=error.name, code=error.code)
-    if isinstance(error, Fault):
-        fields = {key: getattr(error, key) for key in ("kind", "cta", "thread", "address", "ptx_line", "source")}
-        return dataclasses.replace(died, **fields)
-    if isinstance(error, CheckError):
-        return dataclasses.replace(died, log="\n".join(map(str, error.report.errors)))
-    return died
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

@@ -1,0 +1,182 @@
+"""Sites: where a kernel died, as a core dump and as the emulator tell it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trlaunch.artifact import Level
+from trlaunch.errors import ArtifactError
+from trlaunch.investigate import symptoms
+from trlaunch.investigate.carried import Spot
+from trlaunch.investigate.evidence import Line, Site
+from trlaunch.investigate.trial import Outcome
+from trlaunch.source_lines import chains, own_line
+
+__all__ = ["core_site", "fault_site", "lines_from"]
+
+_ABOVE_PTX = (Level.LLIR, Level.TTGIR, Level.TTIR)
+_TOUCHES = re.compile(
+    r"\b(?:tt\.(?:load|store|atomic\w*|descriptor\w*|experimental_descriptor\w*)|(?:ttg|ttng)\.\w*|load|store|call|"
+    r"cp\.async\w*)\b"
+)
+_MOST = 3
+#: Address spaces whose addresses can be compared with those of arguments.
+_GLOBAL = ("global", "generic")
+
+
+def core_site(core: bytes, folder: Path | None, spots: Sequence[Spot]) -> Site:
+    """Where a GPU core dump says that a kernel died.
+
+    Parameters
+    ----------
+    core : bytes
+    folder : pathlib.Path or None
+        Has the kernel's files at all levels.
+    spots : sequence of Spot
+        Where the arguments lay in the process that left the dump.
+
+    Raises
+    ------
+    CoreDumpError
+        The dump cannot be read.
+    """
+    from trlaunch.cuda.coredump import coredump
+
+    dump = coredump(core, folder)
+    fault = dump.fault
+    if fault is None:
+        return Site("core dump", None, "no warp is in the dump", spots=tuple(spots))
+    instruction = fault.instruction
+    text = "" if instruction is None else instruction.text
+    if instruction is not None and instruction.predicate:
+        text = f"@{instruction.predicate} {text}"
+    access = fault.access
+    comparable = access is not None and access.space in _GLOBAL
+    same = [e for e in (dump.exceptions or dump.stopped) if e.pc == fault.pc]
+    grid = fault.grid
+    return Site(
+        witness="core dump",
+        symptom=symptoms.of_exception(fault.kind),
+        what=fault.text if fault.code else "the threads were stopped without an exception",
+        kernel=fault.function,
+        cta=fault.block,
+        thread=fault.thread,
+        instruction=text,
+        address=fault.address if comparable else None,
+        access=access.size if access is not None else None,
+        operands=tuple(_operand(operand) for operand in fault.operands),
+        lines=(
+            *_sass(fault, text),
+            *(Line(f.level, f.file or "in the cubin", f.line, f.text) for f in reversed(fault.frames)),
+        ),
+        lanes=sum(len(e.lanes) for e in same) or 1,
+        spots=tuple(spots),
+        launch="" if grid is None else _launch(grid),
+        notes=fault.notes,
+    )
+
+
+def _sass(fault: Any, text: str) -> tuple[Line, ...]:
+    if fault.function is None:
+        return ()
+    where = fault.function if fault.offset is None else f"{fault.function}+{fault.offset:#x}"
+    return (Line("sass", where, None, text),)
+
+
+def _operand(operand: Any) -> tuple[str, str]:
+    """An operand with its value in the first lane."""
+    parts = []
+    if operand.addresses and operand.addresses[0] is not None:
+        parts.append(f"{operand.addresses[0]:#x}")
+    for name, values in operand.registers.items():
+        if values and values[0] is not None:
+            parts.append(f"{name}={values[0]:#x}")
+    if operand.constant is not None:
+        parts.append(f"{operand.constant:#x}")
+    return operand.text, " ".join(parts) or "?"
+
+
+def _launch(grid: Any) -> str:
+    shape = ",".join(map(str, grid.grid))
+    block = ",".join(map(str, grid.block))
+    return f"grid ({shape}) block ({block}), {grid.register_count} registers a thread"
+
+
+def fault_site(outcome: Outcome, texts: Mapping[str, str]) -> Site | None:
+    """Where a trial on the emulator died; ``None`` where it did not die of a fault.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    texts : mapping of str to str
+        The kernel's text by level.
+    """
+    error = outcome.error
+    if error is None or error.type != "Fault":
+        return None
+    ptx = next((data.decode("utf-8", "replace") for name, data in outcome.images.items() if name.endswith(".ptx")), "")
+    ptx = ptx or texts.get("ptx", "")
+    rows = ptx.split("\n")
+    text = rows[error.ptx_line - 1].strip() if error.ptx_line and error.ptx_line <= len(rows) else ""
+    size = re.search(r"\bof (\d+) bytes? at", error.message)
+    lanes = re.search(r"; (\d+) lanes? in all", error.message)
+    last = outcome.last
+    what = error.message.partition("\n")[0].replace(f" in {last.kernel}" if last else "", "", 1)
+    return Site(
+        witness="emulator",
+        symptom=symptoms.of_fault(error.kind),
+        what=what,
+        kernel=last.kernel if last else None,
+        cta=error.cta,
+        thread=error.thread,
+        instruction=text,
+        address=error.address,
+        access=int(size[1]) if size else None,
+        lines=lines_from(ptx, error.ptx_line, texts, error.source),
+        lanes=int(lanes[1]) if lanes else 1,
+        spots=last.buffers if last else (),
+        launch="" if last is None else str(last),
+    )
+
+
+def lines_from(ptx: str, number: int | None, texts: Mapping[str, str], source: str | None) -> tuple[Line, ...]:
+    """The line of PTX, and the lines of the levels above that come from the same line of Python.
+
+    Parameters
+    ----------
+    ptx : str
+    number : int or None
+        Line in it, from 1.
+    texts : mapping of str to str
+        The levels above.
+    source : str or None
+        ``file.py:line``, where the PTX does not say.
+    """
+    found: list[Line] = []
+    rows = ptx.split("\n")
+    if number is not None and 0 < number <= len(rows):
+        found.append(Line("ptx", "kernel.ptx", number, rows[number - 1]))
+        own = own_line(chains(Level.PTX, ptx)[number - 1])
+        source = str(own) if own is not None else source
+    if source:
+        for level in _ABOVE_PTX:
+            if text := texts.get(str(level)):
+                found += _matching(level, text, source)
+        name, _, line = source.rpartition(":")
+        found.append(Line("python", name, int(line)) if line.isdigit() else Line("python", source, None))
+    return tuple(found)
+
+
+def _matching(level: Level, text: str, source: str) -> list[Line]:
+    """The lines of a level that come from a line of Python: those that touch memory first, three at most."""
+    try:
+        every = chains(level, text)
+    except ArtifactError:  # text of a release that the reader does not know: the report goes without this level
+        return []
+    rows = text.split("\n")
+    hits = [i for i, chain in enumerate(every) if (own := own_line(chain)) is not None and str(own) == source]
+    touching = [i for i in hits if _TOUCHES.search(rows[i])]
+    return [Line(str(level), f"kernel.{level}", i + 1, rows[i]) for i in (touching or hits)[:_MOST]]
