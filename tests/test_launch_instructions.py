@@ -27,6 +27,19 @@ int launch(const void *c, void *f, void **p, void **e) { return 0; }
 int identify(void *c, unsigned long long *id) { *id = 7; return 0; }
 int push(void *c) { return 0; }
 int pop(void **c) { return 0; }
+
+typedef struct {
+    void *data; int device_type, device_id, ndim; unsigned char code, bits; unsigned short lanes;
+    long long *shape, *strides; unsigned long long offset;
+} DLTensor;
+static long long shape[1] = {4}, strides[1] = {1};
+static int read(void *object, DLTensor *out) {
+    *out = (DLTensor){(void *)4096, 2, 0, 1, 2, 32, 1, shape, strides, 0};
+    return 0;
+}
+static int stream(int type, int ordinal, void **out) { *out = 0; return 0; }
+struct { unsigned major, minor; void *previous, *others[3], *read, *stream; } table =
+    {1, 3, 0, {0}, read, stream};
 """
 
 SCRIPT = """
@@ -43,8 +56,18 @@ n.know(Pointer, Array, Descriptor, int)
 driver = ctypes.CDLL(sys.argv[1] + "/driver.so")
 functions = [ctypes.cast(getattr(driver, f), ctypes.c_void_p).value for f in ("launch", "identify", "push", "pop")]
 functions.append(0)
+new = ctypes.pythonapi.PyCapsule_New
+new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+class Tensor:
+    __dlpack_c_exchange_api__ = new(ctypes.addressof(ctypes.c_int.in_dll(driver, "table")), b"dlpack_exchange_api", None)
+    def __init__(self, address): pass
+assert n.know_tensors(Tensor, {}, int)
 
-class Kernel:
+class Launched:
+    __slots__ = ("_launches",)
+n.know_launched(Launched._launches)
+
+class Kernel(Launched):
     def explain(self, *given): raise SystemExit("explained")
     launch = n.Method(explain)
     def __init__(self, pointers, ints):
@@ -59,7 +82,7 @@ class Kernel:
         self._launches.add(plan, True)
 
 what, count = sys.argv[2], int(sys.argv[3])
-kind = {"pointers": Pointer, "arrays": Array}.get(what.split()[0], Array)
+kind = {"pointers": Pointer, "arrays": Array, "tensors": Tensor}.get(what.split()[0], Array)
 pointers, ints = {"none": (0, 0), "5": (5, 9), "40": (40, 18)}[what.split()[-1]]
 kernel = Kernel(pointers, ints)
 arguments = [*(kind(4096 * (i + 1)) for i in range(pointers)), *range(3, 3 + ints)]
@@ -102,7 +125,7 @@ def instructions(folder, what):
     return total / LAUNCHES
 
 
-@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "arrays 40"])
+@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "tensors 5", "arrays 40"])
 def test_a_launch_costs_no_more_instructions_than_it_did(folder, what):
     kept = json.loads(KEPT.read_text())[what]
     found = instructions(folder, what)

@@ -77,7 +77,10 @@ static PyTypeObject *pointer_type, *array_type, *descriptor_type;
 static PyTypeObject *foreign_descriptor_type; /* Triton's */
 static PyObject *stream_handle;  /* trlaunch.streams.handle */
 
-static PyObject *s_launches, *s_stream, *s_device, *s_address, *s_native, *s_data_ptr, *s_get_device, *s_dtype,
+static PyTypeObject *launched_type; /* has its plans in a slot */
+static Py_ssize_t launched_offset;
+
+static PyObject *s_stream, *s_device, *s_address, *s_native, *s_data_ptr, *s_get_device, *s_dtype,
     *s_tensor, *s_base, *s_shape, *s_strides, *s_block_shape, *s_padding, *s_tf32, *s_zero, *s_nan;
 
 /* ---- what a kernel takes on one device ----------------------------------------------------------------------- */
@@ -111,7 +114,7 @@ typedef struct {
     uint32_t below; /* divisibility - 1; it is a power of two */
     union {
         struct { int64_t low; uint64_t high; };
-        uint64_t dtypes;
+        struct { uint64_t dtypes; uint32_t usual; }; /* the dtype that was found right before, as DLPack has it */
     };
 } Slot;
 
@@ -239,7 +242,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
         if (!fits) break;
         s->kind = (uint8_t)kind, s->size = (uint8_t)size, s->offset = (uint16_t)offset;
         s->below = (uint32_t)(divisibility - 1);
-        if (kind == POINTER) s->dtypes = dtypes;
+        if (kind == POINTER) s->dtypes = dtypes, s->usual = UINT32_MAX;
         else s->low = low, s->high = high;
         if (encoding == Py_None || !self->encode_tiled) continue;
         Encoding *e = &more->encoding;
@@ -884,20 +887,56 @@ static int pack_named(Packing *p, const Call *call, int settings) {
     return left == 0;
 }
 
+/*
+ * The arguments that nearly all are, without a call for each: small ints for 32 bits, and tensors with an exchange table
+ * that are where and what the last one was. Returns how many it took; what comes then is for `place`.
+ */
+static inline Py_ssize_t pack_usual(Packing *p, const Call *call, Py_ssize_t i) {
+    const Plan *plan = p->plan;
+    Slot *s = plan->slots + p->position, *end = plan->slots + plan->count;
+    PyTypeObject *tensor = tensor_types[0].api ? tensor_types[0].type : NULL;
+    const Exchange *api = tensor_types[0].api;
+    unsigned char *data = p->data;
+    int tensors = 0;
+    for (; i < call->count && s < end; i++, s++) {
+        PyObject *value = call->args[i];
+        if (Py_TYPE(value) == &PyLong_Type) {
+            int64_t number;
+            if (s->kind != INTEGER || s->size != 4 || !small(value, &number)) break;
+            if ((uint64_t)(number - s->low) > s->high - (uint64_t)s->low || (uint64_t)number & s->below) break;
+            memcpy(data + s->offset, &number, 4);
+        } else {
+            DLTensor view;
+            if (Py_TYPE(value) != tensor || s->kind != POINTER) break;
+            if (api->tensor_from_object(value, &view)) {
+                PyErr_Clear();
+                break;
+            }
+            uint32_t dtype = view.code | (uint32_t)view.bits << 8 | (uint32_t)view.lanes << 16;
+            if (view.device_type != plan->device_type || view.device_id != plan->ordinal || !view.data) break;
+            if (dtype != s->usual) {
+                int known = dtype_of(view.code, view.bits, view.lanes);
+                if (known < 0 || !(s->dtypes >> known & 1)) break;
+                s->usual = dtype;
+            }
+            uint64_t address = (uint64_t)(uintptr_t)view.data + view.byte_offset;
+            if (address & s->below) break;
+            memcpy(data + s->offset, &address, 8);
+            tensors = 1;
+        }
+    }
+    p->position = (int)(s - plan->slots);
+    if (tensors) {
+        p->located = p->is_torch = 1;
+        p->api = api;
+    }
+    return i;
+}
+
 static int pack(Packing *p, const Call *call) {
     int settings = 0;
-    const Slot *slots = p->plan->slots;
-    const int count = p->plan->count;
-    for (Py_ssize_t i = 0; i < call->count; i++) {
-        PyObject *value = call->args[i];
-        int found;
-        if (p->position < count && Py_TYPE(value) == &PyLong_Type && slots[p->position].kind == INTEGER) {
-            found = place_integer(p, &slots[p->position], value); /* what nearly all arguments are, here and below */
-        } else if (p->position < count && Py_TYPE(value) == tensor_types[0].type && slots[p->position].kind == POINTER) {
-            found = place_pointer(p, &slots[p->position], value);
-        } else {
-            found = place(p, value, 0);
-        }
+    for (Py_ssize_t i = 0; (i = pack_usual(p, call, i)) < call->count; i++) {
+        int found = place(p, call->args[i], 0);
         if (found != DONE) return found;
     }
     if (call->names) {
@@ -1090,20 +1129,17 @@ typedef struct {
 
 static PyObject *method_call(Method *self, PyObject *const *args, size_t flags, PyObject *names) {
     Py_ssize_t count = PyVectorcall_NARGS(flags);
-    if (count >= 2) { /* the kernel and the grid */
-        PyObject *launches = PyObject_GetAttr(args[0], s_launches);
-        if (!launches) {
-            PyErr_Clear();
-        } else {
+    if (count >= 2 && launched_type && PyObject_TypeCheck(args[0], launched_type)) { /* the kernel and the grid */
+        PyObject *launches = *(PyObject **)((char *)args[0] + launched_offset);
+        if (launches && Py_TYPE(launches) == &Launches_Type && ((Launches *)launches)->last) {
+            Call call = {.args = args + 2, .count = count - 2, .named = args + count, .names = names};
             int found = UNUSUAL;
-            if (Py_TYPE(launches) == &Launches_Type && ((Launches *)launches)->last) {
-                Call call = {.args = args + 2, .count = count - 2, .named = args + count, .names = names};
-                if (read_grid(args[1], call.programs) && read_settings(&call))
-                    found = launch((Launches *)launches, &call);
-            }
+            Py_INCREF(launches);
+            if (read_grid(args[1], call.programs) && (!names || read_settings(&call)))
+                found = launch((Launches *)launches, &call);
             Py_DECREF(launches);
-            if (found == FAILED) return NULL;
             if (found == DONE) Py_RETURN_NONE;
+            if (found == FAILED) return NULL;
         }
     }
     return PyObject_Vectorcall(self->wrapped, args, flags, names);
@@ -1273,6 +1309,16 @@ static PyObject *know(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* The type of kernels, by the descriptor of the slot that has their plans. */
+static PyObject *know_launched(PyObject *module, PyObject *member) {
+    (void)module;
+    if (Py_TYPE(member) != &PyMemberDescr_Type || ((PyMemberDescrObject *)member)->d_member->type != T_OBJECT_EX)
+        return PyErr_Format(PyExc_TypeError, "expected the descriptor of a slot");
+    keep_type(&launched_type, (PyObject *)PyDescr_TYPE(member));
+    launched_offset = ((PyMemberDescrObject *)member)->d_member->offset;
+    Py_RETURN_NONE;
+}
+
 static PyObject *know_descriptor(PyObject *module, PyObject *type) {
     (void)module;
     if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "expected a type");
@@ -1320,6 +1366,7 @@ static PyObject *read_as_tuple(PyObject *module, PyObject *object) {
 
 static PyMethodDef functions[] = {
     {"know", know, METH_VARARGS, "know(pointer, array, descriptor, stream_handle): trlaunch's own types."},
+    {"know_launched", know_launched, METH_O, "know_launched(slot): where kernels have their plans."},
     {"know_descriptor", know_descriptor, METH_O, "know_descriptor(type): Triton's TensorDescriptor."},
     {"know_tensors", know_tensors, METH_VARARGS,
      "know_tensors(type, dtypes, current_stream): torch's tensors. Whether they are read by the exchange table."},
@@ -1332,7 +1379,7 @@ static int fill(PyObject *module) {
     return -1;
 #endif
     static struct { PyObject **where; const char *text; } texts[] = {
-        {&s_launches, "_launches"}, {&s_stream, "stream"}, {&s_device, "device"}, {&s_address, "address"},
+        {&s_stream, "stream"}, {&s_device, "device"}, {&s_address, "address"},
         {&s_native, "_native"}, {&s_data_ptr, "data_ptr"}, {&s_get_device, "get_device"}, {&s_dtype, "dtype"},
         {&s_tensor, "tensor"}, {&s_base, "base"}, {&s_shape, "shape"}, {&s_strides, "strides"},
         {&s_block_shape, "block_shape"}, {&s_padding, "padding"}, {&s_tf32, "round_f32_to_tf32"}, {&s_zero, "zero"},

@@ -48,7 +48,7 @@ class _Loaded:
         return self.properties.device
 
 
-class Kernel:
+class Kernel(launching.Launched):
     """One kernel, launched straight through the driver.
 
     Made by `from_file`, `from_bytes`, `from_cache` or `from_function`. A kernel works on several devices and from

@@ -31,11 +31,17 @@ if TYPE_CHECKING:
     from trlaunch.cuda.direct import DirectLaunch
     from trlaunch.driver import DeviceProperties, Function, LaunchConfig
 
-__all__ = ["MODE", "Launches", "accelerated", "bind", "learn"]
+__all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 ALL_DTYPES = 2**64 - 1
+
+
+class Launched:
+    """What launches by plans: its ``_launches`` is where the native launcher finds it without looking it up."""
+
+    __slots__ = ("_launches",)
 
 
 def _load() -> tuple[str, Any]:
@@ -47,6 +53,7 @@ def _load() -> tuple[str, Any]:
     except ImportError:  # not built, or a Python that it does not serve
         return "python", None
     _launcher.know(Pointer, DeviceArray, TensorDescriptor, streams.handle)
+    _launcher.know_launched(vars(Launched)["_launches"])
     return "native", _launcher
 
 
@@ -189,7 +196,7 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         return None
     if any(param.divisibility & (param.divisibility - 1) for param in packer.user):
         return None  # Triton knows powers of two alone
-    slots = []
+    slots: list[tuple[Any, ...]] = []
     for param in packer.user:
         kind, low, high, divisibility = slot(param)
         dtypes = dtype_mask(param) if kind in ("POINTER", "UNTYPED8") else 0

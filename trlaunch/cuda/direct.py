@@ -40,8 +40,7 @@ class _Config(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Addresses of ``cuLaunchKernelEx``, ``cuCtxGetId``, ``cuCtxPushCurrent``, ``cuCtxPopCurrent`` and
-    ``cuTensorMapEncodeTiled``."""
+    """Of ``cuLaunchKernelEx``, ``cuCtxGetId``, ``cuCtxPushCurrent``, ``cuCtxPopCurrent``, ``cuTensorMapEncodeTiled``."""
 
     launch: int
     identify: int
