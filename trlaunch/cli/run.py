@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import time
@@ -18,10 +19,11 @@ import typer
 import trlaunch
 from trlaunch import devices
 from trlaunch.arguments import GENERATORS, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
+from trlaunch.cli.comparing import compare_files
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import facts, print_json, table
-from trlaunch.cli.values import parse_dump
+from trlaunch.cli.values import parse_dump, plot_dumps
 from trlaunch.driver import Device
 
 __all__ = ["run"]
@@ -92,6 +94,26 @@ def run(
             "--save", "-o", help="Write the arrays, as the first launch left them, and its dumps.", metavar="NPZ"
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", file_okay=False, help="Write a heat map of each dump to this folder.", metavar="FOLDER"),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            exists=True,
+            help="Another TTIR or TTGIR of the kernel: dump the same Python lines in both, and report the first value "
+            "that differs.",
+            metavar="FILE",
+        ),
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option("--atol", min=0, help="With --compare; by the dtype if left out.")
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option("--rtol", min=0, help="With --compare; by the dtype if left out.")
+    ] = None,
     repeat: Annotated[int, typer.Option("--repeat", "-r", min=0, help="Launch N times more and time it.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -101,6 +123,15 @@ def run(
         specs = [parse_argument(text) for text in arg or ()]
         if save is not None and not save.parent.is_dir():
             raise UsageError(f"--save {str(save)!r}: there is no folder {str(save.parent)!r}")
+        if compare is not None:
+            if dump or save is not None or plot is not None or repeat:
+                raise UsageError("--compare chooses the dumps itself: leave out --dump, --save, --plot and --repeat")
+            settings = {"name": name, "signature": signature, "device": device}
+            again = functools.partial(_dumps_of_one_launch, sizes=sizes, specs=specs)
+            compare_files((file, compare), settings, again, (atol, rtol), as_json)
+            return
+        if plot is not None and not dump:
+            raise UsageError("--plot draws dumps: give --dump, too")
         kernel = open_kernel(file, metadata, name, signature, device, [parse_dump(text) for text in dump or ()])
         place = kernel.device
         arguments = _materialise(kernel, specs, place)
@@ -117,7 +148,17 @@ def run(
             if both := sorted(arrays.keys() & dumps.keys()):
                 raise UsageError(f"--dump {both[0]!r} has the name of an argument: give it another label=")
             _save(save, {**arrays, **{key: dumped.values for key, dumped in dumps.items()}})
+        if plot is not None:
+            plot_dumps(plot, dumps)
         (_show_json if as_json else _show)(launch, first, times)
+
+
+def _dumps_of_one_launch(
+    kernel: trlaunch.Kernel, *, sizes: tuple[int, ...], specs: Sequence[ArgumentSpec]
+) -> Mapping[str, trlaunch.Dump]:
+    launch = _Launch(kernel, kernel.device, sizes, _materialise(kernel, specs, kernel.device))
+    launch.timed()
+    return launch.dumps
 
 
 def _materialise(kernel: trlaunch.Kernel, specs: Sequence[ArgumentSpec], device: Device) -> list[_Argument]:

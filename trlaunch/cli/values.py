@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +17,10 @@ from trlaunch.cli.output import print_json, table
 from trlaunch.dump.capture import dumpable
 from trlaunch.dump.request import At, at
 
-__all__ = ["parse_dump", "values"]
+if TYPE_CHECKING:
+    from trlaunch.dump.read import Dump
+
+__all__ = ["parse_dump", "plot_dumps", "values"]
 
 _COLUMNS = ("name", "op", "type", "layout", "line", "python", "refused")
 
@@ -73,7 +79,7 @@ def parse_dump(text: str) -> At:
             settings["name"] = key
         elif equals and key in ("op", "dtype", "label"):
             settings[key] = value
-        elif equals and key in ("nth", "line", "python_line", "result", "keep") and value.isdigit():
+        elif equals and key in ("nth", "line", "python_line", "result", "after", "keep") and value.isdigit():
             settings[key] = int(value)
         elif equals and key == "keep":
             settings[key] = value
@@ -82,10 +88,34 @@ def parse_dump(text: str) -> At:
         else:
             raise UsageError(
                 f"--dump {text!r}: {part!r} is not understood: expected a name, op=, line=, python_line=, nth=, "
-                f"result=, keep=all|last|N, programs=0:0/7:3, dtype= or label=, separated by commas"
+                f"result=, after=, keep=all|last|N, programs=0:0/7:3, dtype= or label=, separated by commas"
             )
     settings.setdefault("label", text)
     return at(**settings)
+
+
+def plot_dumps(folder: Path, dumps: Mapping[str, Dump]) -> list[Path]:
+    """A heat map of each dump in a folder, which is made where it is not there: ``%acc.png``.
+
+    Raises
+    ------
+    UsageError
+        The folder cannot be made.
+    DeviceUnavailable, ArgumentError
+        As `trlaunch.Dump.plot`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--plot {str(folder)!r}: {error.strerror or error}") from None
+    names: set[str] = set()
+    written = []
+    for key, dump in dumps.items():
+        stem = "".join(c if c.isalnum() or c in "%#.-_=" else "_" for c in key)[:100]
+        name = next(n for n in itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2))) if n not in names)
+        names.add(name)
+        written.append(dump.plot(folder / f"{name}.png"))
+    return written
 
 
 def _numbers(text: str, whole: str) -> tuple[int, ...]:

@@ -38,6 +38,8 @@ __all__ = ["DEFAULT_LIMIT", "ENTRY_BYTES", "MAX_LOOPS", "Capture", "Plan", "Wher
 
 ENTRY_BYTES = 64
 MAX_LOOPS = 8
+UNKNOWN = 16
+"""Iterations of each loop that ``keep="known"`` keeps where their number is not known beforehand."""
 DEFAULT_LIMIT = 1 << 30
 
 
@@ -201,7 +203,12 @@ def make_plan(
         if isinstance(keep, int):
             caps = (keep,) * len(capture.loops)
         else:
-            caps = count_iterations(capture, grid, arguments)
+            try:
+                caps = count_iterations(capture, grid, arguments)
+            except ArgumentError:
+                if keep != "known":
+                    raise
+                caps = (UNKNOWN,) * len(capture.loops)
         regions.append(Region(capture, shape, slots, caps, table))
     header = len(regions) * ENTRY_BYTES
     tables = header

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.dump.plan import Plan, Region, Where
@@ -58,6 +59,20 @@ class Dump:
     def floats(self) -> npt.NDArray[Any]:
         """`values` as numbers that NumPy has: bf16 and fp8 as fp32."""
         return as_numbers(self.values, self.dtype)
+
+    def plot(self, path: str | Path) -> Path:
+        """Write a heat map as PNG, NaN and infinities marked; returns its path. Needs the extra ``plot``.
+
+        Raises
+        ------
+        DeviceUnavailable
+            matplotlib is not installed.
+        ArgumentError
+            There is nothing to plot, or the file cannot be written.
+        """
+        from trlaunch.dump.plot import plot
+
+        return plot(self, path)
 
     def __repr__(self) -> str:
         return f"Dump({self.key!r}, {self.dtype}, shape={self.values.shape}, line {self.where.line})"

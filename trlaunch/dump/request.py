@@ -13,7 +13,7 @@ __all__ = ["At", "at", "requests"]
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """One value to capture; made by `at`."""
+    """One value to capture; made by `at`. Comparisons have ``keep="known"``: all iterations, as far as known."""
 
     name: str | None = None
     op: str | None = None

@@ -69,7 +69,7 @@ class RunnerFunction(TrlaunchFunction):
 
     def _run_behind(
         self, source: Source, start_pass: str, args: tuple[Any, ...], keywords: dict[str, Any], **how: Any
-    ) -> Kernel:
+    ) -> Kernel | Run:
         """Lower what was saved after a pass, and run that; compile options are spent on the way."""
         bound = bind(self, args, keywords)
         to, target = where(None, self._device, tuple(bound.values.values()))
