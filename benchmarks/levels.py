@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,12 @@ class Work:
     expected: Any
     tolerance: float
     gluon: bool = False
+    flops: float = 0
+    library: Callable[[], Any] | None = None  # the same by torch
 
 
 def works(torch: Any) -> list[Work]:
     """The kernels and their data."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
     from benchmarks.level_kernels import kernels
 
     torch.manual_seed(0)
@@ -78,41 +78,65 @@ def works(torch: Any) -> list[Work]:
             {"num_warps": 8}, out, torch.nn.functional.layer_norm(x, (columns,), w, b, 1e-5), 1e-4,
         )
     )  # fmt: skip
-    m = 4096
-    a, b, c = (
-        rand(m, m, dtype=torch.float16),
-        rand(m, m, dtype=torch.float16),
-        torch.empty(m, m, device="cuda", dtype=torch.float16),
-    )
-    tiles = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}
-    product = (a.double() @ b.double()).float()
-    made.append(
-        Work(
-            "matmul", kernels.matmul_kernel, (m // 128, m // 128), [a, b, c, m, m, m, m], tiles,
-            {"num_warps": 8, "num_stages": 3}, c, product, 1e-3,
-        )
-    )  # fmt: skip
-    d = torch.empty_like(c)
-    descriptors = [
-        TensorDescriptor.from_tensor(t, list(s)) for t, s in ((a, (128, 64)), (b, (64, 128)), (d, (128, 128)))
-    ]
-    made.append(
-        Work(
-            "TMA matmul", kernels.tma_matmul_kernel, (m // 128, m // 128), [*descriptors, m], tiles,
-            {"num_warps": 8, "num_stages": 3}, d, product, 1e-3,
-        )
-    )  # fmt: skip
-    batch, length, depth = 32, 2048, 64
-    q, k, v = (rand(batch, length, depth, dtype=torch.float16) for _ in range(3))
-    o, scale = torch.empty_like(q), 1.44269504 / depth**0.5  # log2(e): the kernel uses exp2
-    made.append(
-        Work(
-            "attention", kernels.attention_kernel, (length // 128, batch), [q, k, v, o, length, scale],
-            {"BLOCK_M": 128, "BLOCK_N": 64, "HEAD": depth}, {"num_warps": 8, "num_stages": 3}, o,
-            torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float()), 1e-3,
-        )
-    )  # fmt: skip
+    made += [*products(torch, 4096), attention(torch, 32, 2048)]
     return made
+
+
+def normal(torch: Any, *shape: int, dtype: str = "float32") -> Any:
+    """A tensor of standard normal numbers."""
+    return torch.randn(*shape, device="cuda", dtype=torch.float32).to(getattr(torch, dtype))
+
+
+def products(torch: Any, m: int) -> list[Work]:
+    """Square matrices of fp16, by pointers and by TMA."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from benchmarks.level_kernels import kernels
+
+    a, b = (normal(torch, m, m, dtype="float16") for _ in range(2))
+    c, d = (torch.empty(m, m, device="cuda", dtype=torch.float16) for _ in range(2))
+    tiles = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}
+    options = {"num_warps": 8, "num_stages": 3}
+    product = (a.double() @ b.double()).float()
+    grid, flops = (m // 128, m // 128), 2.0 * m**3
+    out = torch.empty_like(c)
+
+    def library() -> None:
+        torch.matmul(a, b, out=out)
+
+    made = [
+        Work(
+            "matmul", kernels.matmul_kernel, grid, [a, b, c, m, m, m, m], tiles, options, c, product, 1e-3,
+            flops=flops, library=library,
+        )
+    ]  # fmt: skip
+    if torch.cuda.get_device_capability()[0] >= 9:
+        descriptors = [
+            TensorDescriptor.from_tensor(t, list(s)) for t, s in ((a, (128, 64)), (b, (64, 128)), (d, (128, 128)))
+        ]
+        made.append(
+            Work(
+                "TMA matmul", kernels.tma_matmul_kernel, grid, [*descriptors, m], tiles, options, d, product, 1e-3,
+                flops=flops, library=library,
+            )
+        )  # fmt: skip
+    return made
+
+
+def attention(torch: Any, batch: int, length: int, depth: int = 64) -> Work:
+    """Attention over all of `length` keys, fp16, one head of `depth` for each of `batch`."""
+    from benchmarks.level_kernels import kernels
+
+    q, k, v = (normal(torch, batch, length, depth, dtype="float16") for _ in range(3))
+    o, scale = torch.empty_like(q), 1.44269504 / depth**0.5  # log2(e): the kernel uses exp2
+    attend = torch.nn.functional.scaled_dot_product_attention
+    heads = [t.view(1, batch, length, depth) for t in (q, k, v)]  # flash attention wants batch and heads
+    return Work(
+        "attention", kernels.attention_kernel, (length // 128, batch), [q, k, v, o, length, scale],
+        {"BLOCK_M": 128, "BLOCK_N": 64, "HEAD": depth}, {"num_warps": 8, "num_stages": 3}, o,
+        attend(q.float(), k.float(), v.float()), 1e-3,
+        flops=4.0 * batch * length**2 * depth, library=lambda: attend(*heads),
+    )  # fmt: skip
 
 
 def write_levels(compiled: Any, name: str, folder: Path) -> Path:
@@ -192,44 +216,61 @@ def measure(torch: Any, work: Work, rounds: int, folder: Path) -> list[dict[str,
         torch.cuda.synchronize()
         errors[name] = check()
         graphs[name] = graph_of(torch, launch)
+    if work.library is not None:
+        graphs["torch"] = graph_of(torch, work.library)
+        errors["torch"] = 0.0  # what the others are compared with was computed by it, in more digits
     medians = times(torch, graphs, rounds)
     return [
         {
             "kernel": work.name, "level": name, "us": medians[name], "ratio": medians[name] / medians["triton"],
             "error": errors[name], "right": errors[name] <= work.tolerance,
+            "tflops": work.flops / medians[name] / 1e6,
         }
         for name in graphs
     ]  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=41)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    import torch
+def report(torch: Any, given: Iterable[tuple[str, Work]], rounds: int, json_file: Path | None) -> int:
+    """Measure, print and write; 1 when a result is wrong, else 0."""
     import triton
 
     print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}, Triton {triton.__version__}")
-    print(f"{'kernel':<12} {'level':<8} {'us':>9} {'ratio':>7} {'error':>9}")
+    print(f"{'kernel':<18} {'level':<8} {'us':>9} {'TFLOP/s':>8} {'of Triton':>9} {'error':>9}")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        for work in works(torch):
+        for label, work in given:
             folder = Path(temporary)
-            (folder / work.name.replace(" ", "_")).mkdir()
-            for row in measure(torch, work, options.rounds, folder):
-                rows.append(row)
+            (folder / work.name.replace(" ", "_")).mkdir(exist_ok=True)
+            for row in measure(torch, work, rounds, folder):
+                rows.append(row | {"kernel": label})
+                rate = f"{row['tflops']:8.1f}" if work.flops else f"{'':8}"
                 mark = "" if row["right"] else "  WRONG"
-                figures = f"{row['us']:>9.2f} {row['ratio']:>7.4f} {row['error']:>9.1e}"
-                print(f"{row['kernel']:<12} {row['level']:<8} {figures}{mark}")
-    worst = max(rows, key=lambda row: abs(row["ratio"] - 1))
+                figures = f"{row['us']:>9.2f} {rate} {row['ratio']:>9.4f} {row['error']:>9.1e}"
+                print(f"{label:<18} {row['level']:<8} {figures}{mark}")
+    ours = [row for row in rows if row["level"] not in ("triton", "torch")]
+    worst = max(ours, key=lambda row: abs(row["ratio"] - 1))
     wrong = sum(not row["right"] for row in rows)
     print(
         f"furthest from Triton's time: {worst['kernel']} {worst['level']} {worst['ratio']:.4f}; wrong results: {wrong}"
     )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    if json_file:
+        json_file.write_text(json.dumps(rows, indent=1))
     return 1 if wrong else 0
+
+
+def options(description: str) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = options(__doc__ or "")
+    import torch
+
+    return report(torch, ((work.name, work) for work in works(torch)), given.rounds, given.json)
 
 
 if __name__ == "__main__":
