@@ -10,6 +10,7 @@ import trlaunch
 from trlaunch.cli.bundle import bundle
 from trlaunch.cli.cache import app as cache
 from trlaunch.cli.check import check
+from trlaunch.cli.coredump import coredump
 from trlaunch.cli.diff import diff
 from trlaunch.cli.inspect import inspect
 from trlaunch.cli.lower import lower
@@ -53,3 +54,4 @@ app.command()(diff)
 app.add_typer(cache, name="cache")
 app.command()(values)
 app.command()(passes)
+app.command()(coredump)

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from trlaunch.cuda.coredump_model import Grid, Lane
     from trlaunch.cuda.fault_site import CoreException, OperandValue
 
-__all__ = ["as_dict", "as_text", "exception_as_dict", "exception_as_text", "hexadecimal", "lane_ranges", "operand_text"]
+__all__ = [
+    "as_dict",
+    "as_text",
+    "exception_as_dict",
+    "exception_as_text",
+    "hexadecimal",
+    "lane_ranges",
+    "operand_text",
+    "value_text",
+]
 
 # An SM may have 64 warps that all died of the same thing.
 _SHOWN = 4
@@ -34,7 +43,7 @@ def lane_ranges(lanes: Sequence[Lane]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _values(values: Sequence[int | None]) -> str:
+def value_text(values: Sequence[int | None]) -> str:
     """The one value of all lanes, or the first and the last with how many differ."""
     different = set(values)
     if not values:
@@ -48,12 +57,13 @@ def operand_text(operand: OperandValue) -> str:
     """``desc[UR4][R2.64+0x1]  address 0x7f17dfe00001  R2 0xdfe00000  R3 0x7f17``."""
     parts = [operand.text]
     if operand.addresses is not None:
-        parts.append(f"address {_values(operand.addresses)}")
+        parts.append(f"address {value_text(operand.addresses)}")
     if operand.constant is not None:
         parts.append(hexadecimal(operand.constant))
     for name, values in operand.registers.items():
         since = " (written since)" if name in operand.overwritten else ""
-        parts.append(f"{name} {_values(values)}{since}")
+        role = f" ({operand.roles[name]})" if name in operand.roles else ""
+        parts.append(f"{name} {value_text(values)}{role}{since}")
     return "  ".join(parts)
 
 
@@ -209,6 +219,7 @@ def exception_as_dict(entry: CoreException, registers: bool = False) -> dict[str
                 "addresses": None if operand.addresses is None else list(operand.addresses),
                 "constant": operand.constant,
                 "overwritten": list(operand.overwritten),
+                "roles": operand.roles,
             }
             for operand in entry.operands
         ],

@@ -72,6 +72,8 @@ class OperandValue:
         The word of a constant bank.
     overwritten : tuple of str
         Registers that the lanes have written since, for they stop some instructions behind the one that faulted.
+    roles : dict
+        What a register is to the instruction, for those that take theirs in a row: ``"coordinate 0"``.
     """
 
     text: str
@@ -79,6 +81,7 @@ class OperandValue:
     addresses: tuple[int | None, ...] | None = None
     constant: int | None = None
     overwritten: tuple[str, ...] = ()
+    roles: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +450,7 @@ class Locator:
             None if access is None or not access.space else tuple(access.address(state) for state in states),
             self._constant(entry, operand.constant, states) if operand.constant is not None else None,
             tuple(name for name in operand.registers if name in since),
+            dict(zip(operand.registers, operand.roles, strict=False)),
         )
 
     def _constant(self, entry: CoreException, constant: Constant, states: list[Any]) -> int | None:

@@ -22,6 +22,16 @@ _BRACKETS = re.compile(r"(\w*)((?:\[[^\[\]]*\])+)")
 _TERM = re.compile(r"([+-]?)\s*(-?0x[0-9a-f]+|-?\d+|(?:UR|R)(?:\d+|Z)(?:\.\w+)*)")
 _SCALE = re.compile(r"\.X(\d+)")
 
+# What the uniform registers from the first operand's on are to a tensor copy, before one coordinate a dimension, the
+# innermost first; the second operand is the address of the tensor map (read off against cp.async.bulk.tensor in PTX).
+_TENSOR_COPIES = {
+    "UTMALDG": ("shared address", "mbarrier"),
+    "UTMASTG": ("shared address",),
+    "UTMAREDG": ("shared address",),
+    "UTMAPF": (),
+}
+_MAP_ROLES = ("tensor map, low half", "tensor map, high half")
+
 # Address space by the first part of the mnemonic.
 _SPACES = {
     **dict.fromkeys(("LDG", "STG", "ATOMG", "REDG", "RED", "LDGSTS", "CCTL", "CCTLL", "UBLKPF", "LDGMC"), "global"),
@@ -29,7 +39,6 @@ _SPACES = {
     **dict.fromkeys(("LDS", "STS", "ATOMS", "LDSM", "STSM", "SYNCS", "LDSLK", "STSUL", "STAS", "REDAS"), "shared"),
     **dict.fromkeys(("LDL", "STL"), "local"),
     **dict.fromkeys(("LDT", "STT", "LDTM", "STTM"), "tensor"),
-    **dict.fromkeys(("UTMALDG", "UTMASTG", "UTMAREDG", "UTMAPF", "UBLKCP", "UBLKRED", "UTMACCTL"), "tma"),
     **dict.fromkeys(("LDC", "ULDC", "LDCU"), "constant"),
 }
 _STORES = ("ST", "STG", "STS", "STL", "STSM", "RED", "REDG", "STAS", "REDAS", "STT", "STTM")
@@ -70,7 +79,7 @@ class Access:
     Attributes
     ----------
     space : str
-        ``"global"``, ``"shared"``, ``"local"``, ``"generic"``, ``"constant"``, ``"tma"``; nothing where it is unknown.
+        ``"global"``, ``"shared"``, ``"local"``, ``"generic"``, ``"constant"``; nothing where it is unknown.
     terms : tuple of Term
     offset : int
     size : int or None
@@ -114,12 +123,16 @@ class Operand:
         Every register that it names, pairs and quads spelled out: ``("R2", "R3")``.
     access : Access or None
     constant : Constant or None
+    roles : tuple of str
+        What each register is to the instruction, of those that take theirs in a row: ``"mbarrier"``,
+        ``"coordinate 0"`` (the innermost). Empty for others.
     """
 
     text: str
     registers: tuple[str, ...] = ()
     access: Access | None = None
     constant: Constant | None = None
+    roles: tuple[str, ...] = ()
 
 
 def operands(instruction: Instruction) -> tuple[Operand, ...]:
@@ -129,7 +142,11 @@ def operands(instruction: Instruction) -> tuple[Operand, ...]:
     if instruction.predicate is not None:
         found.append(Operand(f"@{instruction.predicate}", _named(instruction.predicate, 1)))
     data = _data_registers(modifiers)
-    found.extend(_operand(text, base, modifiers, data) for text in instruction.operands)
+    for i, text in enumerate(instruction.operands):
+        if base in _TENSOR_COPIES and i < 2 and "[" in text:
+            found.append(_tensor_copy(text, base, modifiers, map_address=i == 1))
+        else:
+            found.append(_operand(text, base, modifiers, data))
     return tuple(found)
 
 
@@ -167,21 +184,17 @@ def _operand(text: str, base: str, modifiers: list[str], data: int) -> Operand:
         space = "shared"
     if space in ("global", "generic") and "E" in modifiers:
         terms = _widened(terms, groups[-1])
-    if space == "tma":
-        # [UR8] of UTMALDG.2D: shared address, mbarrier, then a coordinate a dimension; the map's address is a pair.
-        count = 2 + _dimensions(modifiers) if terms and not registers and _first(text, base) else 2
-        return Operand(text, registers + sum((_run(term.register, count) for term in terms), ()), None)
     for term in terms:
         registers += _run(term.register, 2 if term.wide else 1)
     return Operand(text, registers, Access(space, terms, offset, _size(base, modifiers)))
 
 
-def _first(_text: str, base: str) -> bool:
-    return base in ("UTMALDG", "UTMASTG", "UTMAREDG")
-
-
-def _dimensions(modifiers: list[str]) -> int:
-    return next((int(m[0]) for m in modifiers if re.fullmatch(r"[1-5]D", m)), 0)
+def _tensor_copy(text: str, base: str, modifiers: list[str], map_address: bool) -> Operand:
+    """``[UR8]`` of ``UTMALDG.2D [UR8], [UR6]``, or ``[UR6]``: registers in a row, each with its role."""
+    dimensions = next((int(m[0]) for m in modifiers if re.fullmatch(r"[1-5]D", m)), 0)
+    roles = _MAP_ROLES if map_address else (*_TENSOR_COPIES[base], *(f"coordinate {i}" for i in range(dimensions)))
+    registers = _run(_named(text, 1)[0], len(roles))
+    return Operand(text, registers, roles=roles if len(roles) == len(registers) else ())
 
 
 def _terms(text: str) -> tuple[tuple[Term, ...], int]:
