@@ -19,13 +19,14 @@ from trlaunch.errors import ArgumentError, CheckError, CheckWarning, warn
 from trlaunch.image import Image
 from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
-from trlaunch.placement import place_of
+from trlaunch.placement import grid_sizes, place_of
 from trlaunch.resources import Resources
 from trlaunch.target import Target
 
 if TYPE_CHECKING:
     from trlaunch.dump.capture import Captures
     from trlaunch.dump.read import Run
+    from trlaunch.emulator.debugger import Session
 
 __all__ = ["Kernel"]
 
@@ -319,7 +320,7 @@ class Kernel(launching.Launched):
         loaded = self._load(self._choose(device, ()))
         findings = loaded.findings
         if grid is not None:
-            findings += self._audit_grid(loaded, self._ctas(_grid(grid)))
+            findings += self._audit_grid(loaded, self._ctas(grid_sizes(grid)))
         return self._report(loaded, findings)
 
     def save(self, path: str | Path, **settings: Any) -> Path:
@@ -373,7 +374,7 @@ class Kernel(launching.Launched):
         Fault
             The kernel died on the emulator.
         """
-        shape = _grid(grid)
+        shape = grid_sizes(grid)
         values = (*args, *named.values()) if named else args
         loaded = self._load(self._choose(device, values))
         handle = self._stream(stream, values, loaded.device)
@@ -420,7 +421,7 @@ class Kernel(launching.Launched):
         ArgumentError
             Grid or stream is none.
         """
-        shape = _grid(grid)
+        shape = grid_sizes(grid)
         handle = None if stream is None else streams.handle(stream)
         explain = functools.partial(self.launch, grid, stream=stream, device=device)
         if self._captures is not None:
@@ -430,6 +431,12 @@ class Kernel(launching.Launched):
     def __getitem__(self, grid: int | Sequence[int]) -> Callable[..., Run | None]:
         """``kernel[grid](...)``, as Triton writes it: `bind` with a grid alone."""
         return self.bind(grid=grid)
+
+    def debug(self, grid: Any, *args: Any, commands: Sequence[str] | None = None, **named: Any) -> Session:
+        """Launch on the emulator under its debugger: `trlaunch.emulator.debugger.debug`."""
+        from trlaunch.emulator.debugger import debug
+
+        return debug(self, grid, args, named, commands)
 
     # --- steps of a launch -------------------------------------------------------------------------------------------
 
@@ -587,14 +594,3 @@ def _name_in(metadata: Metadata | None, image: Image) -> str | None:
     if metadata.name not in image.kernels and len(image.kernels) == 1:
         return None
     return metadata.name
-
-
-def _grid(grid: int | Sequence[int]) -> tuple[int, int, int]:
-    try:
-        sizes = [int(grid)] if hasattr(grid, "__index__") else [int(size.__index__()) for size in grid]
-    except (TypeError, AttributeError):
-        sizes = []
-    if not 1 <= len(sizes) <= 3 or any(size < 0 for size in sizes):
-        raise ArgumentError(f"grid={grid!r:.60}: expected an int or one to three ints, none negative")
-    x, y, z = (*sizes, 1, 1)[:3]
-    return (x, y, z)

@@ -1,4 +1,4 @@
-"""Placement: which GPU the arguments of a launch are on."""
+"""Placement: which GPU the arguments of a launch are on, and the grid as three sizes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from trlaunch.devices import get
-from trlaunch.errors import DeviceUnavailable
+from trlaunch.errors import ArgumentError, DeviceUnavailable
 from trlaunch.packing import flatten
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import gpu_place, is_tensor, view
 
-__all__ = ["place_of"]
+__all__ = ["grid_sizes", "place_of"]
+
+
+def grid_sizes(grid: int | Sequence[int]) -> tuple[int, int, int]:
+    """Programs along x, y and z.
+
+    Raises
+    ------
+    ArgumentError
+        The grid is neither an int nor one to three of them, or one is negative.
+    """
+    try:
+        sizes = [int(grid)] if hasattr(grid, "__index__") else [int(size.__index__()) for size in grid]
+    except (TypeError, AttributeError):
+        sizes = []
+    if not 1 <= len(sizes) <= 3 or any(size < 0 for size in sizes):
+        raise ArgumentError(f"grid={grid!r:.60}: expected an int or one to three ints, none negative")
+    x, y, z = (*sizes, 1, 1)[:3]
+    return (x, y, z)
 
 
 def place_of(values: Sequence[Any]) -> str | None:
