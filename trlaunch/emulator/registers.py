@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trlaunch.emulator.instructions.base import SIGNED, TYPE_DTYPE, Array
+from trlaunch.emulator.instructions.base import Array
 from trlaunch.emulator.syntax import (
     TYPE_SIZES,
     CallSite,
@@ -137,6 +137,25 @@ class Registers:
             raise EmulatorError(f"no instruction of {self.program.name} uses a register {name!r}")
         return found
 
+    def select(self, name: str, function: str | None = None) -> list[Register]:
+        """The registers that a name means in a function: the kernel, unless it has none, or the one that is named.
+
+        Raises
+        ------
+        EmulatorError
+            No instruction there uses such a register.
+        """
+        every = self.all(name)
+        kernel = self.program.name
+
+        def inside(register: Register, where: str) -> bool:
+            return any((c[-1].callee if c else kernel) == where for c in self._scopes[register.index])
+
+        found = [r for r in every if inside(r, function or kernel)]
+        if function is not None and not found:
+            raise EmulatorError(f"no instruction of {function} in {kernel} uses a register {name!r}")
+        return found or every
+
     def find(self, name: str, block: int) -> Register:
         """The register that a name means at a block: of the same function, the nearest where there are several."""
         here = self._callers(block)
@@ -173,7 +192,9 @@ class Registers:
                 if index in kinds:
                     continue
                 found = (self._stated(block, index, width[index], writes) for block in blocks)
-                kinds.update({index: kind for kind in found if kind is not None})
+                kind = next((k for k in found if k is not None), None)
+                if kind is not None:
+                    kinds[index] = kind
         for _ in range(4):  # along chains of copies
             if not self._follow_copies(kinds, width):
                 break
@@ -245,7 +266,3 @@ def _bits(value: int) -> Iterable[int]:
         low = value & -value
         yield low.bit_length() - 1
         value ^= low
-
-
-# A register's own type names its element type in generated code, which `read` relies on.
-assert set(TYPE_DTYPE) == set(NUMPY_TYPES) and SIGNED <= set(NUMPY_TYPES)

@@ -362,7 +362,7 @@ class Engine(Instrument):
 
     def active(self, block: int) -> Array:
         """The lanes of the chunk that are at a block, shape (C, T)."""
-        return self.places()[0] == block
+        return np.asarray(self.places()[0] == block)
 
 
 class _Ending:

@@ -109,8 +109,10 @@ class Expression:
         if isinstance(node, ast.Name):
             return _number(read(self._names[node.id], None))
         if isinstance(node, ast.Call):
-            assert isinstance(node.func, ast.Name) and isinstance(node.args[0], ast.Name)
-            return _number(read(self._names[node.args[0].id], node.func.id))
+            kind, register = node.func, node.args[0]
+            assert isinstance(kind, ast.Name)
+            assert isinstance(register, ast.Name)
+            return _number(read(self._names[register.id], kind.id))
         if isinstance(node, ast.UnaryOp):
             value = self._value(node.operand, read)
             if isinstance(node.op, ast.Not):

@@ -19,6 +19,7 @@ from trlaunch.errors import EmulatorError
 
 if TYPE_CHECKING:
     from trlaunch.emulator.debugger.engine import Engine, Stop
+    from trlaunch.emulator.debugger.lines import Frame
 
 __all__ = ["Breakpoint", "Points", "Watchpoint", "holds", "where"]
 
@@ -248,6 +249,6 @@ def where(engine: Engine, text: str, block: int | None) -> tuple[str, list[int]]
     return f"{text} (PTX line {line})", blocks
 
 
-def _own_frame(engine: Engine, block: int) -> object:
+def _own_frame(engine: Engine, block: int) -> Frame | None:
     instruction = instruction_at(engine.registers.program, block)
     return engine.lines.own(instruction.line) if instruction is not None else None

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import cmd
+import contextlib
 import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from trlaunch.emulator.debugger import render, values
 from trlaunch.emulator.debugger.expressions import REGISTER, Expression
+from trlaunch.emulator.instructions.base import Array
 from trlaunch.emulator.registers import NUMPY_TYPES
 from trlaunch.errors import EmulatorError, TrlaunchError
 from trlaunch.scalars import SCALARS
@@ -47,7 +49,7 @@ class Prompt(cmd.Cmd):
     prompt = PROMPT
     doc_header = "commands (help COMMAND says more):"
 
-    def __init__(self, session: Session, stdout: io.TextIOBase | None = None) -> None:
+    def __init__(self, session: Session, stdout: IO[str] | None = None) -> None:
         super().__init__(stdout=stdout)
         self.session = session
         self.quitting = False
@@ -88,7 +90,7 @@ class Prompt(cmd.Cmd):
 
     def default(self, line: str) -> None:
         """Nothing begins that way, or several commands do."""
-        word = line.split()[0]
+        word = line.split(maxsplit=1)[0]
         names = sorted(n[3:] for n in dir(self) if n.startswith("do_") and n[3:].startswith(word))
         if line == "EOF":
             self.quitting = True
@@ -96,6 +98,17 @@ class Prompt(cmd.Cmd):
         self._lines(
             [f"error: {word!r} may be {', '.join(names)}" if names else f"error: no command {word!r}: see help"]
         )
+
+    def do_help(self, arg: str) -> None:
+        """``help [COMMAND]``: what there is, or what one command does."""
+        command = self._whole(arg.strip()) if arg.strip() else ""
+        if not command:
+            super().do_help("")
+            return
+        found = getattr(self, f"do_{command}", None)
+        if found is None:
+            raise EmulatorError(f"there is no command {command[:40]!r}: see help")
+        self._lines(line.strip() for line in str(found.__doc__).replace("``", "").strip().splitlines())
 
     def emptyline(self) -> bool:
         """An empty line repeats the last command."""
@@ -125,42 +138,42 @@ class Prompt(cmd.Cmd):
     # Running.
 
     def do_run(self, arg: str) -> None:
-        """run: go on until something stops the kernel; one that has ended is launched anew."""
+        """``run``: go on until something stops the kernel; one that has ended is launched anew."""
         del arg
-        if not self.session.running:
+        if self.session.ended:
             self._lines(["launching anew: arrays are as the last launch left them"])
         self.session.run()
         self._moved()
 
     def do_continue(self, arg: str) -> None:
-        """continue: go on until something stops the kernel."""
+        """``continue``: go on until something stops the kernel."""
         del arg
         self.session._resume(None)
         self._moved()
 
     def do_step(self, arg: str) -> None:
-        """step [N]: execute N instructions of the thread in focus, and of the lanes that move with it."""
+        """``step [N]``: execute N instructions of the thread in focus, and of the lanes that move with it."""
         self.session.step(self._number(arg))
         self._moved()
 
     def do_next(self, arg: str) -> None:
-        """next [N]: go to the next Python line of the function, over what it calls or has inlined."""
+        """``next [N]``: go to the next Python line of the function, over what it calls or has inlined."""
         self.session.next(self._number(arg))
         self._moved()
 
     def do_until(self, arg: str) -> None:
-        """until [LINE]: go to a later Python line (out of a loop), or to LINE of this file or one behind it."""
+        """``until [LINE]``: go to a later Python line (out of a loop), or to LINE of this file or one behind it."""
         self.session.until(self._number(arg) if arg.strip() else None)
         self._moved()
 
     def do_finish(self, arg: str) -> None:
-        """finish: go to the end of the innermost function, called or inlined; else to the end of the thread."""
+        """``finish``: go to the end of the innermost function, called or inlined; else to the end of the thread."""
         del arg
         self.session.finish()
         self._moved()
 
     def do_quit(self, arg: str) -> bool:
-        """quit: end the launch where it is, and the debugger."""
+        """``quit``: end the launch where it is, and the debugger."""
         del arg
         self.session.close()
         self.quitting = True
@@ -169,11 +182,11 @@ class Prompt(cmd.Cmd):
     # Breakpoints.
 
     def do_break(self, arg: str) -> None:
-        """break [PLACE] [if CONDITION]: stop there: a PTX line, file.py:12, :12 for a line of the kernel, a label."""
+        """``break [PLACE] [if CONDITION]``: stop at a PTX line, file.py:12, :12 (a line of the kernel), a label."""
         self._break(arg, False)
 
     def do_tbreak(self, arg: str) -> None:
-        """tbreak [PLACE] [if CONDITION]: stop there once."""
+        """``tbreak [PLACE] [if CONDITION]``: stop there once."""
         self._break(arg, True)
 
     def _break(self, arg: str, temporary: bool) -> None:
@@ -184,7 +197,7 @@ class Prompt(cmd.Cmd):
         self._lines([f"{'temporary ' if temporary else ''}breakpoint {point.number} at {point.place}{condition}"])
 
     def do_watch(self, arg: str) -> None:
-        """watch WHAT [if CONDITION]: stop behind a change of out[5], of an ADDRESS [BYTES], of shared ADDRESS [BYTES]."""
+        """``watch WHAT [if CONDITION]``: stop behind a change of out[5], of ADDRESS [BYTES], shared ADDRESS [BYTES]."""
         m = _CONDITION.match(arg)
         assert m is not None
         point = self.session.watch(m[1], m[2])
@@ -192,17 +205,17 @@ class Prompt(cmd.Cmd):
         self._lines([f"watchpoint {point.number}: {point.what}, now {point.show(now) if now is not None else '?'}"])
 
     def do_delete(self, arg: str) -> None:
-        """delete [N ...]: remove breakpoints and watchpoints; all without a number."""
+        """``delete [N ...]``: remove breakpoints and watchpoints; all without a number."""
         for number in self._points(arg):
             del self.session.points.table[number]
 
     def do_enable(self, arg: str) -> None:
-        """enable [N ...]: have breakpoints and watchpoints stop the kernel again."""
+        """``enable [N ...]``: have breakpoints and watchpoints stop the kernel again."""
         for number in self._points(arg):
             self.session.points.get(number).enabled = True
 
     def do_disable(self, arg: str) -> None:
-        """disable [N ...]: keep breakpoints and watchpoints, but pass over them."""
+        """``disable [N ...]``: keep breakpoints and watchpoints, but pass over them."""
         for number in self._points(arg):
             self.session.points.get(number).enabled = False
 
@@ -215,15 +228,15 @@ class Prompt(cmd.Cmd):
     # Focus.
 
     def do_cta(self, arg: str) -> None:
-        """cta X[,Y[,Z]]: look at another CTA of those that run."""
+        """``cta X[,Y[,Z]]``: look at another CTA of those that run."""
         self._focus("cta", arg)
 
     def do_thread(self, arg: str) -> None:
-        """thread X[,Y[,Z]]: look at another thread of the CTA."""
+        """``thread X[,Y[,Z]]``: look at another thread of the CTA."""
         self._focus("thread", arg)
 
     def do_warp(self, arg: str) -> None:
-        """warp W: look at the first thread of a warp."""
+        """``warp W``: look at the first thread of a warp."""
         self._focus("warp", arg)
 
     def _focus(self, what: str, arg: str) -> None:
@@ -244,7 +257,7 @@ class Prompt(cmd.Cmd):
     # Looking.
 
     def do_print(self, arg: str) -> None:
-        """print[/FORMAT] VALUE: a register (%r5, f32(%r5)), an expression (%r5 * 4), an argument or element (out[3]).
+        """``print[/FORMAT] VALUE``: a register, %r5 or f32(%r5), an expression, %r5 * 4, an argument, out or out[3].
 
         Formats: x hexadecimal, d signed, u unsigned, f floating point, h fp16, b bf16, t binary.
         """
@@ -272,7 +285,7 @@ class Prompt(cmd.Cmd):
         self._argument(text)
         return None
 
-    def _lanes(self, label: str, every: np.ndarray, letter: str | None) -> None:  # type: ignore[type-arg]
+    def _lanes(self, label: str, every: Array, letter: str | None) -> None:
         warp = self.session.engine.focus[1] // 32
         part, here = every[warp * 32 : warp * 32 + 32], self.session.active()[warp * 32 : warp * 32 + 32]
         self._lines([f"{label}, CTA ({','.join(map(str, self.session.cta))}) warp {warp}"])
@@ -288,7 +301,7 @@ class Prompt(cmd.Cmd):
         self._lines(str(render.numbers(array, argument.dtype)).splitlines())
 
     def do_info(self, arg: str) -> None:
-        """info WHAT: breakpoints, registers, args, warps, barriers, line (where the focus is), shared."""
+        """``info WHAT``: breakpoints, registers, args, warps, barriers, line (where the focus is), shared."""
         topics: dict[str, Callable[[Session], list[str]]] = {
             "breakpoints": render.breakpoints, "registers": render.registers, "args": render.arguments,
             "warps": render.warps, "barriers": render.barriers, "line": render.location, "shared": render.shared,
@@ -300,12 +313,12 @@ class Prompt(cmd.Cmd):
         self._lines(topics[names[0]](self.session))
 
     def do_backtrace(self, arg: str) -> None:
-        """backtrace: the Python lines that the instruction stands for, innermost first, and the calls around it."""
+        """``backtrace``: the Python lines that the instruction stands for, innermost first, and the calls around it."""
         del arg
         self._lines(render.backtrace(self.session))
 
     def do_list(self, arg: str) -> None:
-        """list [LINE | python [LINE]]: PTX around the focus or a line; Python source (else its TTIR)."""
+        """``list [LINE | python [LINE]]``: PTX around the focus or a line; Python source (else its TTIR)."""
         words = arg.split()
         if words and words[0] in ("python", "py", "source"):
             frame = self.session.line
@@ -327,7 +340,7 @@ class Prompt(cmd.Cmd):
         return None
 
     def do_shared(self, arg: str) -> None:
-        """shared ADDRESS [COUNT [TYPE]]: shared memory of the CTA in focus, as fp16, bf16, fp32, i32, u8 ...; u32."""
+        """``shared ADDRESS [COUNT [TYPE]]``: shared memory of the CTA, as u32 or fp16, bf16, fp32, i32, u8 ..."""
         words = arg.split()
         dtype = words[2] if len(words) > 2 else "u32"
         if not 1 <= len(words) <= 3 or dtype not in SCALARS:
@@ -341,7 +354,7 @@ class Prompt(cmd.Cmd):
             self._lines([f"  {int((~written).sum())} of these {count} elements were never written"])
 
     def do_memory(self, arg: str) -> None:
-        """memory ARG [START [COUNT]]: elements of an argument, counted in memory order; memory ADDRESS [COUNT [TYPE]]."""
+        """``memory ARG [START [COUNT]]``, ``memory ADDRESS [COUNT [TYPE]]``: elements of an array, or at an address."""
         words = arg.split()
         if not words:
             raise EmulatorError("memory of what? An argument, as in memory out 0 16, or an address")
@@ -364,7 +377,7 @@ class Prompt(cmd.Cmd):
         return None
 
     def do_x(self, arg: str) -> None:
-        """x[/COUNT FORMAT] ARG or ADDRESS: words of memory: x/8x a, x/4f 0x7f0012340000, x/8h shared:1024."""
+        """``x[/COUNT FORMAT] ARG or ADDRESS``: words of memory: x/8x a, x/4f 0x7f0012340000, x/8h shared:1024."""
         m = _FORMAT.match(arg)
         count = int(m[1] or 8) if m else 8
         letter = (m[2] or "x") if m else "x"
@@ -434,10 +447,8 @@ def _history() -> Path | None:
     import platformdirs
 
     path = platformdirs.user_state_path("trlaunch") / "debugger_history"
-    try:
+    with contextlib.suppress(OSError):  # none yet
         readline.read_history_file(path)
-    except OSError:  # none yet
-        pass
     return path
 
 

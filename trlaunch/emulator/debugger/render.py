@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ __all__ = [
 ]  # fmt: skip
 
 _MOST_ELEMENTS = 256
+#: Longest instruction that is shown whole; longer ones have long lists of registers.
+_LONG = 120
+_VECTOR = re.compile(r"\{\s*([^,{}]+),(?:[^,{}]+,){3,}\s*([^,{}]+?)\s*\}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -87,7 +91,8 @@ def location(session: Session) -> list[str]:
 
 
 def _ptx(session: Session, line: int) -> str:
-    return " ".join(session.engine.lines.ptx[line - 1].split("//")[0].split())
+    text = " ".join(session.engine.lines.ptx[line - 1].split("//")[0].split())
+    return _VECTOR.sub(r"{\1, ..., \2}", text) if len(text) > _LONG else text
 
 
 def backtrace(session: Session) -> list[str]:

@@ -89,13 +89,14 @@ class Session:
 
     def run(self) -> Stop:
         """Go on until something stops the launch; one that is over is launched anew."""
-        if not self.engine.running:
+        if self.ended:
             self.restart()
         return self._resume(None)
 
     def step(self, count: int = 1) -> Stop:
         """Execute instructions of the thread in focus; the lanes that move with it do the same."""
-        return self._resume(Instructions(count))
+        waits = self.engine.place().state != "running"  # then the instruction in focus is still to begin
+        return self._resume(Instructions(count + waits))
 
     def next(self, count: int = 1) -> Stop:
         """Go to the next Python line of the function, over what it calls and over what was inlined into it."""
@@ -144,6 +145,11 @@ class Session:
     def running(self) -> bool:
         """Whether the launch is not over."""
         return self.engine.running
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to run: the launch is over, or stands where the kernel died."""
+        return not self.engine.running or self.engine.fault is not None
 
     @property
     def fault(self) -> Fault | None:
@@ -377,7 +383,7 @@ class Session:
 
     def active(self) -> Array:
         """The threads of the CTA in focus that are at the same instruction as the focus, shape (T,)."""
-        return self.engine.active(self._here())[self._row()][: self._threads()]
+        return np.asarray(self.engine.active(self._here())[self._row()][: self._threads()])
 
     def _row(self) -> int:
         self._here()
@@ -446,8 +452,8 @@ class Session:
         if count is None:
             count = max(self._shared().nbytes - address, 0) // kind.itemsize
         self._check_shared(address, count * kind.itemsize)
-        found: Array = self._shared().bytes[row, address : address + count * kind.itemsize].copy()
-        return found.view(kind)
+        found = self._shared().bytes[row, address : address + count * kind.itemsize].copy()
+        return np.asarray(found.view(kind))
 
     def shared_written(self, address: int, nbytes: int) -> Array:
         """Which of these bytes of shared memory the kernel has written, shape (nbytes,)."""
@@ -530,7 +536,8 @@ def _numbers(array: Array, dtype: str) -> Array:
     """bf16 and fp8 as the numbers that they stand for."""
     from trlaunch.dump.read import as_numbers
 
-    return as_numbers(array, dtype)
+    found: Array = as_numbers(array, dtype)
+    return found
 
 
 def _linear(index: int | Sequence[int], sizes: tuple[int, int, int], what: str) -> int:
