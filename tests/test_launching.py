@@ -388,6 +388,33 @@ def test_tensor_descriptors(fakecuda, mode):
     assert short == long if mode.name == "python" else short < long - 60
 
 
+def test_tensor_maps_are_encoded_anew_without_python(fakecuda, mode):
+    _, long, short = same(
+        fakecuda,
+        mode,
+        TORCH
+        + "with_table()\n"
+        + """
+from trlaunch.packing import Packer
+Packer.encoded = lambda *given, **named: sys.exit("encoded by the interpreter")
+class Size(tuple): pass  # as torch.Size is
+primary(0)
+for release in ("3.4.0", "3.6.0", "3.9.0"):
+    kernel = Kernel.from_file(find(release, "cuda:90", "tma_matmul_kernel").path("cubin"))
+    for i in range(40):
+        rows, cols = 64 << i % 4, 128 * (1 + i % 3)
+        made = [Tensor(BASE + 4096 * (i + j), (rows, cols), "float16") for j in range(3)]
+        d = [TensorDescriptor(made[0], block_shape=[64, 64]),
+             TensorDescriptor(made[1], Size((rows, cols)), (cols, 1), (64, 64), "nan" if i % 2 else "zero"),
+             TensorDescriptor(array(BASE + 4096 * i, dtype="fp16"), (rows, cols), [cols, 1], [64, 64])]
+        attempt(kernel, 4, *d, 512, 512, 512)
+""",
+        driver_version=13000,
+    )
+    assert long == 120
+    assert short == long if mode.name == "python" else short == 3
+
+
 def test_statuses_of_the_driver_are_raised_alike(fakecuda, mode):
     lines, _, short = same(
         fakecuda,
