@@ -22,6 +22,7 @@ from trlaunch.emulator.instructions.base import Array
 
 if TYPE_CHECKING:
     from trlaunch.emulator.checks.reports import Reports
+    from trlaunch.emulator.checks.slices import Slices
     from trlaunch.emulator.memory import GlobalMemory, MemoryRange
 
 __all__ = ["GlobalRaces"]
@@ -33,8 +34,8 @@ _MOST_ADDRESSES = 64
 class GlobalRaces:
     """What happened to the arrays of a launch."""
 
-    def __init__(self, ranges: Sequence[MemoryRange], sites: Sites, threads_of_cta: int) -> None:
-        self.sites, self.count = sites, threads_of_cta
+    def __init__(self, ranges: Sequence[MemoryRange], sites: Sites, threads_of_cta: int, slices: Slices) -> None:
+        self.sites, self.count, self.slices = sites, threads_of_cta, slices
         self.size = sites.global_
         starts, ends = [], []
         for found in sorted((r for r in ranges if not r.read_only), key=lambda r: r.base):
@@ -135,13 +136,24 @@ class GlobalRaces:
             record = kept[at]
             bad = self._conflict(touch, record, strong)
             if bad is not None:
-                self.reports.global_(site, what, touch, size, record, bad, "load")
+                bad &= ~self._replicated(site, touch, record, bad)
+                if bad.any():
+                    self.reports.global_(site, what, touch, size, record, bad, "load")
         made = self._made(site, touch)
         self.written[at] = made[:, None]
         if strong:
             self._remember_read(touch, at, made)
         elif touch.value is not None:
             self._collisions(site, touch, at, made, size)
+
+    def _replicated(self, site: int, touch: Touch, record: Array, bad: Array) -> Array:
+        """Loads of the same CTA that matter to nothing but this store (`trlaunch.emulator.checks.slices`)."""
+        place = places(record)
+        harmless = [
+            p for p in np.unique(place[bad]).tolist() if self.slices.only_stored_by(self.sites.site(p), site)
+        ]
+        same = threads(record) // self.count == self.clocks.ctas[touch.row][:, None]
+        return same & np.isin(place, harmless)
 
     def _equal(self, touch: Touch, size: int) -> Array:
         """Lanes that write what is there already."""

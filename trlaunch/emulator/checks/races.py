@@ -16,6 +16,7 @@ from trlaunch.emulator.checks.lanes import Touch, warps_of
 from trlaunch.emulator.checks.records import Sites
 from trlaunch.emulator.checks.reports import Reports
 from trlaunch.emulator.checks.shared_races import SharedRaces
+from trlaunch.emulator.checks.slices import Slices
 from trlaunch.emulator.instructions.base import U8, Array
 from trlaunch.emulator.observer import Observer
 
@@ -60,7 +61,7 @@ class Races(Observer):
         reports = Reports(chunk.log, chunk.memory, chunk.shared, self._sites, self.findings)
         self._shared = SharedRaces(chunk.shared, self._sites, self._clocks, reports)
         if self._global is None:
-            self._global = GlobalRaces(chunk.memory.ranges, self._sites, self._shape[1])
+            self._global = GlobalRaces(chunk.memory.ranges, self._sites, self._shape[1], Slices(scheduler.program))
         self._global.begin(chunk.memory, self._clocks, reports)
         self._issuers = np.zeros(0, np.int64)
 
@@ -74,6 +75,8 @@ class Races(Observer):
         if kind == "wgmma":
             self._shared.operand(site, self._operand(address, mask), size)
             return
+        if kind == "load" and self._sites.sites[site].opcode.startswith("tensormap.cp"):
+            self._clocks.warp(warps_of(mask, self._shape))  # its .sync has the lanes of the warp meet
         touch = Touch.of(address, mask, value, self._shape)
         strong = kind in ("load", "store", "atomic") and self._sites.is_strong(site)
         races: Any = self._shared if space == "shared" else self._global
@@ -112,7 +115,8 @@ class Races(Observer):
         else:
             self._shared.load(site, touch, 8, True)
         over = None if passed is None else np.broadcast_to(passed, self._shape)[touch.row, touch.thread]
-        self._clocks.look(words, stride)
+        if kind != "arrive":
+            self._clocks.look(words, stride)
         for at in np.unique(touch.address).tolist():
             here = touch.address == at
             if kind == "init":
@@ -126,6 +130,8 @@ class Races(Observer):
                 self._clocks.arrive(at, which)
             elif kind == "wait":
                 self._clocks.wait(at, which)
+        if kind == "arrive":
+            self._clocks.look(words, stride)
 
     def sync(self, site: int, kind: str, mask: Array | None, pending: int) -> None:  # noqa: ARG002
         shared = self._shared

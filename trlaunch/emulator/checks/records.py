@@ -141,7 +141,7 @@ class Sites:
 
 
 def _is_strong(parts: list[str]) -> bool:
-    return parts[0] in ("atom", "red", "mbarrier") or any(p in _STRONG for p in parts[1:])
+    return parts[0] in ("atom", "red", "mbarrier") or (parts[0] in ("ld", "st") and any(p in _STRONG for p in parts))
 
 
 def _is_fence(instruction: Instruction) -> bool:
