@@ -207,9 +207,11 @@ class Emitter:
                 values[dtype] = self.temp(f"{values[unsigned]}.view({dtype})")
         return values[dtype]
 
-    def only_name(self, operand: Operand, type_name: str) -> str | None:
-        """The name of a register that is written and read once in the whole kernel; it may not have its value yet."""
-        if not isinstance(operand, Register) or self.occurrences[operand.index] != 2:
+    def last_name(self, operand: Operand, target: Operand, type_name: str) -> str | None:
+        """The name of a register that is read for the last time: `target` replaces it, or the whole kernel writes and
+        reads it once. It may not have its value yet.
+        """
+        if not isinstance(operand, Register) or (operand != target and self.occurrences[operand.index] != 2):
             return None
         return self._env.get(operand, {}).get(TYPE_DTYPE[type_name])
 
@@ -295,8 +297,7 @@ class Emitter:
             and TYPE_SIZES[target.type] == TYPE_SIZES[source.type]
             and (target.type == "pred") == (source.type == "pred")
         ):
-            if source not in self._env:
-                self._read_register(source, _canonical(source))
+            self._read_register(source, next(iter(self._env.get(source, {})), _canonical(source)))
             self._define(target, self._env[source].copy())
         else:
             self.write_as(target, dtype, self.read_as(source, dtype), name_only=True)

@@ -14,6 +14,7 @@ and, per register, which of its matrices that is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,21 +29,26 @@ _UNIT = np.complex128
 Fragment = Any
 
 
-def f16_to_f32(bits: Array) -> Array:
-    """Value of f16 bits; several times as fast as NumPy's own conversion.
+def f16_to_f32(bits: Array, upper: bool = False) -> Array:
+    """Value of f16 bits; several times as fast as NumPy's own conversion. With `upper` they are the upper half of
+    words, which are changed.
 
     Sign, exponent and fraction are moved to their places in f32, and a product sets the exponent's bias right, also
     for subnormal numbers.
     """
-    wide = bits.view(I2).astype(I4)
-    wide <<= I4(13)
+    if upper:
+        wide = bits.view(I4)
+        wide >>= I4(3)
+    else:
+        wide = bits.view(I2).astype(I4)
+        wide <<= I4(13)
     wide &= I4(-0x70002000)
     value: Array = wide.view(F4)
     value *= F4(2.0**112)
     if value.size and (
         value.max() >= 65536 or value.min() <= -65536
     ):  # infinities and NaN were, with an exponent of 31
-        return bits.view(F2).astype(F4)
+        value = np.where(np.abs(value) >= 65536, (wide | I4(0x7F800000)).view(F4), value)
     return value
 
 
@@ -85,119 +91,150 @@ def registers_to_rows(registers: Array, trans: bool) -> Array:
     return rows.reshape(ctas, warps, count, 8)
 
 
-# Matrices.
+# Matrices. Units of a fragment are, per register, the 16 bytes of each ``g`` (or k, if transposed), shape (C, W, 8).
+
+Units = list[Array]
 
 
-def _units(fragment: Fragment, threads: int) -> list[Array]:
-    """Per register of a fragment, its 16-byte units, shape (C, W, 8): by row ``g``, or by k if it is transposed."""
+def _units(fragment: Fragment, threads: int) -> Units:
     if isinstance(fragment, tuple):
         rows, *numbers = fragment
         return [rows[:, :, n] for n in numbers]
-    found = []
-    for word in fragment:
-        if word.shape[1] == 1:
-            word = np.broadcast_to(word, (word.shape[0], threads))
-        found.append(np.ascontiguousarray(word).view(_UNIT).reshape(word.shape[0], -1, 8))
-    return found
+    return [_in_units(word, threads) for word in fragment]
 
 
-def _gather(fragments: list[Fragment], threads: int) -> tuple[list[list[Array]], int]:
-    units = [_units(f, threads) for f in fragments]
-    return units, max(u.shape[0] for each in units for u in each)
+def _in_units(word: Array, threads: int) -> Array:
+    if word.shape[1] == 1:
+        word = np.broadcast_to(word, (word.shape[0], threads))
+    return np.ascontiguousarray(word).view(_UNIT).reshape(word.shape[0], -1, 8)
 
 
-@runtime
-def matrix_a(fragments: list[Fragment], kind: str, threads: int) -> Array:
-    """Fragments of A, one below the other, to (C, W, rows, k)."""
-    units, ctas = _gather(fragments, threads)
-    out = np.empty((ctas, threads // 32, len(units), 2, 8, len(units[0]) // 2), _UNIT)
-    for m, each in enumerate(units):
-        for n, unit in enumerate(each):
+def _new(fragments: list[Units], *shape: int) -> Array:
+    ctas = max(unit.shape[0] for units in fragments for unit in units)
+    return np.empty((ctas, fragments[0][0].shape[1], *shape), _UNIT)
+
+
+def _numbers(units: Array, rows: int, kind: str) -> Array:
+    return element(units.view(U4).reshape(*units.shape[:2], rows, -1), kind)
+
+
+def _matrix_a(fragments: list[Units], kind: str, trans: bool) -> Array:
+    """Fragments of A, one below the other, to (C, W, rows, k); `trans`: they are columns of A in memory."""
+    words = len(fragments[0])
+    if trans:
+        out = _new(fragments, words // 2, 8, len(fragments), 2)
+        for m, units in enumerate(fragments):
+            for n, unit in enumerate(units):
+                out[:, :, n >> 1, :, m, n & 1] = unit
+        return _numbers(out, words * 4, kind).swapaxes(2, 3)
+    out = _new(fragments, len(fragments), 2, 8, words // 2)
+    for m, units in enumerate(fragments):
+        for n, unit in enumerate(units):
             out[:, :, m, n & 1, :, n >> 1] = unit
-    return element(out.view(U4).reshape(ctas, threads // 32, len(units) * 16, -1), kind)
+    return _numbers(out, len(fragments) * 16, kind)
 
 
-@runtime
-def matrix_a_trans(fragments: list[Fragment], kind: str, threads: int) -> Array:
-    """As `matrix_a`, of fragments that ``ldmatrix`` has to transpose: their rows are columns of A."""
-    units, ctas = _gather(fragments, threads)
-    out = np.empty((ctas, threads // 32, len(units[0]) // 2, 8, len(units), 2), _UNIT)
-    for m, each in enumerate(units):
-        for n, unit in enumerate(each):
-            out[:, :, n >> 1, :, m, n & 1] = unit
-    return element(out.view(U4).reshape(ctas, threads // 32, len(units[0]) * 4, -1), kind).swapaxes(2, 3)
+def _matrix_b(fragments: list[Units], kind: str, trans: bool) -> Array:
+    """Fragments of B, one beside the other, to (C, W, k, columns), all even columns before all odd ones; `trans`: they
+    are rows of B in memory.
+    """
+    words = len(fragments[0])
+    if trans:
+        out = _new(fragments, words, 8, len(fragments))
+        for n, units in enumerate(fragments):
+            for k, unit in enumerate(units):
+                out[:, :, k, :, n] = unit
+        return _even_and_odd(out.view(U4).reshape(*out.shape[:2], words * 8, -1), kind)
+    out = _new(fragments, 2, len(fragments), 4, words)
+    for n, units in enumerate(fragments):
+        for k, unit in enumerate(units):
+            out[:, :, :, n, :, k] = unit.reshape(*unit.shape[:2], 4, 2).swapaxes(2, 3)
+    return _numbers(out, len(fragments) * 8, kind).swapaxes(2, 3)
 
 
-@runtime
-def matrix_b(fragments: list[Fragment], kind: str, threads: int) -> Array:
-    """Fragments of B, one beside the other, to (C, W, k, columns)."""
-    units, ctas = _gather(fragments, threads)
-    out = np.empty((ctas, threads // 32, len(units), 8, len(units[0])), _UNIT)
-    for n, each in enumerate(units):
-        for k, unit in enumerate(each):
-            out[:, :, n, :, k] = unit
-    return element(out.view(U4).reshape(ctas, threads // 32, len(units) * 8, -1), kind).swapaxes(2, 3)
-
-
-@runtime
-def matrix_b_trans(fragments: list[Fragment], kind: str, threads: int) -> Array:
-    """As `matrix_b`, of fragments that ``ldmatrix`` has to transpose: their rows are those of B."""
-    units, ctas = _gather(fragments, threads)
-    out = np.empty((ctas, threads // 32, len(units[0]), 8, len(units)), _UNIT)
-    for n, each in enumerate(units):
-        for k, unit in enumerate(each):
-            out[:, :, k, :, n] = unit
-    return element(out.view(U4).reshape(ctas, threads // 32, len(units[0]) * 8, -1), kind)
+def _even_and_odd(words: Array, kind: str) -> Array:
+    """The lower, then the upper halves of words."""
+    halves = np.empty((*words.shape[:-1], 2, words.shape[-1]), U4)
+    np.left_shift(words, U4(16), out=halves[..., 0, :])
+    np.bitwise_and(words, U4(0xFFFF0000), out=halves[..., 1, :])
+    values = halves.view(F4) if kind == "bf16" else f16_to_f32(halves, upper=True)
+    return values.reshape(*words.shape[:-1], -1)
 
 
 def fragment_a(words: list[Array], kind: str, threads: int) -> Array:
     """Registers of A to (C, W, 16, k)."""
-    return matrix_a([words], kind, threads)
+    return _matrix_a([_units(words, threads)], kind, False)
 
 
-runtime(np.matmul)
+# Products.
+
+
+#: Step by step of k, fragments one below or beside the other; what their elements are; and whether they lie in memory
+#: the other way round than registers have them.
+Matrices = tuple[list[list[Fragment]], str, bool]
+#: Bytes of a product that are worked on at a time, so that they stay in the cache.
+_BYTES = 1 << 18
 
 
 @runtime
-def accumulate(products: list[Array], addends: list[list[Array]], columns: int, saturating: bool) -> list[Array]:
-    """Products of shape (C, W, 16 m, 8 n), one after the other, added to accumulators of f32 or s32.
+def multiply(
+    left: Matrices, right: Matrices, addends: list[list[Array]], threads: int, saturating: bool = False
+) -> Array:
+    """Four registers of several ``m16n8``, with the products of A and B added: shape (registers, C, T).
 
-    `addends` has the four registers of each ``m16n8``, `columns` of them side by side; the result is in that order.
+    `addends` has four registers of f32 or s32 per ``m16n8``, row by row, and so has the result.
     """
-    ctas, warps = products[0].shape[:2]
-    # Half of the rows, row, eighth of the columns, thread of four, one of two columns.
-    split = [d.reshape(ctas, warps, -1, 2, 8, columns, 4, 2) for d in products]
-    out = []
-    for at, registers in enumerate(addends):
-        m, n = divmod(at, columns)
-        for k, addend in enumerate(registers):
-            wide = addend.reshape(addend.shape[0], -1, 8, 4) if addend.shape[1] > 1 else addend[:, :, None, None]
-            for d in split:
-                part = d[:, :, m, k >> 1, :, n, :, k & 1]
-                if addend.dtype == F4:
-                    wide = wide + part
-                elif saturating:
-                    total = wide.astype(np.int64) + part.astype(np.int64)
-                    wide = np.clip(total, -(1 << 31), (1 << 31) - 1).astype(addend.dtype)
-                else:
-                    wide = wide + part.astype(np.int64).astype(addend.dtype)
-            out.append(wide.reshape(wide.shape[0], -1))
-    return out
+    dtype = addends[0][0].dtype
+    if dtype == F4:
+        return _multiply(left, right, addends, threads, np.add)
+    return _multiply(left, right, addends, threads, _add_saturating if saturating else _add_integers)
 
 
 @runtime
-def accumulate_f16(products: list[Array], addends: list[list[Array]], columns: int, _: bool) -> list[Array]:
-    """As `accumulate`, of the two accumulator registers of f16 pairs of each ``m16n8``."""
-    ctas, warps = products[0].shape[:2]
-    split = [d.reshape(ctas, warps, -1, 2, 8, columns, 4, 2) for d in products]
-    out = []
-    for at, registers in enumerate(addends):
-        m, n = divmod(at, columns)
-        for k, addend in enumerate(registers):
-            if addend.shape[1] == 1:
-                addend = np.broadcast_to(addend, (addend.shape[0], warps * 32))
-            total = np.ascontiguousarray(addend).view(F2).reshape(addend.shape[0], -1, 8, 4, 2)
-            for d in split:
-                total = (total.astype(F4) + d[:, :, m, k, :, n]).astype(F2)
-            out.append(np.ascontiguousarray(total).view(U4).reshape(total.shape[0], -1))
-    return out
+def multiply_f16(left: Matrices, right: Matrices, addends: list[list[Array]], threads: int) -> Array:
+    """As `multiply`, of two registers of pairs of f16 per ``m16n8``."""
+    halves = [[(a >> U4(n)).astype(U2).view(F2).astype(F4) for a in each for n in (0, 16)] for each in addends]
+    bits = _multiply(left, right, halves, threads, _add_halves).astype(F2).view(U2).astype(U4)
+    return bits[::2] | (bits[1::2] << U4(16))
+
+
+def _add_integers(total: Array, product: Array) -> Array:
+    return total + product.astype(total.dtype)  # a product is too small to overflow
+
+
+def _add_saturating(total: Array, product: Array) -> Array:
+    wide = total.astype(np.int64) + product.astype(np.int64)
+    return np.clip(wide, -(1 << 31), (1 << 31) - 1).astype(total.dtype)
+
+
+def _add_halves(total: Array, product: Array) -> Array:
+    return (total + product).astype(F2).astype(F4)
+
+
+def _multiply(
+    left: Matrices, right: Matrices, addends: list[list[Array]], threads: int, add: Callable[[Array, Array], Array]
+) -> Array:
+    lefts, rights = ([[_units(f, threads) for f in step] for step in steps] for steps, _, _ in (left, right))
+    before = [[_in_units(a, threads) for a in each] for each in addends]
+    ctas = max(u.shape[0] for step in [*lefts, *rights, before] for units in step for u in units)
+    rows, columns, warps, dtype = len(lefts[0]), len(rights[0]), threads // 32, addends[0][0].dtype
+    out = np.empty((rows, columns, 2, 2, ctas, warps, 8), _UNIT)
+    few = max(1, _BYTES // (rows * columns * threads * 16))
+    for start in range(0, ctas, few):
+        part = slice(start, start + few)
+        # Row of m16n8, half of the rows, row, odd columns, column of m16n8; a unit of four threads.
+        total = np.empty((min(few, ctas - start), warps, rows, 2, 8, 2, columns), _UNIT)
+        for at, units in enumerate(before):
+            for k, unit in enumerate(units):
+                total[:, :, at // columns, k >> 1, :, k & 1, at % columns] = _cut(unit, part)
+        sums = total.view(dtype).reshape(*total.shape[:2], rows * 16, columns * 8)
+        for a, b in zip(lefts, rights, strict=True):
+            x = _matrix_a([[_cut(u, part) for u in units] for units in a], *left[1:])
+            y = _matrix_b([[_cut(u, part) for u in units] for units in b], *right[1:])
+            sums = add(sums, np.matmul(x, y))
+        out[:, :, :, :, part] = sums.view(_UNIT).reshape(total.shape).transpose(2, 6, 3, 5, 0, 1, 4)
+    return out.view(dtype).reshape(-1, ctas, threads)
+
+
+def _cut(units: Array, part: slice) -> Array:
+    return units[part] if units.shape[0] > 1 else units

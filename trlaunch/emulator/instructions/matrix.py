@@ -149,26 +149,24 @@ class Products:
 
     def _emit(self, c: Emitter, block: list[list[_Chain]]) -> None:
         out, left, right, saturate = self.kind
-        products = []
-        for step in range(len(block[0][0].left)):
-            x = _matrix(c, "a", [row[0].left[step] for row in block], left)
-            y = _matrix(c, "b", [chain.right[step] for chain in block[0]], right)
-            products.append(c.temp(f"matmul({x}, {y})"))
+        steps = range(len(block[0][0].left))
+        x = _matrices([[row[0].left[k] for row in block] for k in steps], left)
+        y = _matrices([[chain.right[k] for chain in block[0]] for k in steps], right)
         chains = [chain for row in block for chain in row]
         results = ", ".join(name for chain in chains for name in chain.results)
         addends = ", ".join(f"[{', '.join(chain.addends)}]" for chain in chains)
-        function = "accumulate_f16" if out == "f16" else "accumulate"
-        c.line(f"{results} = {function}([{', '.join(products)}], [{addends}], {len(block[0])}, {saturate})")
+        name = "multiply_f16" if out == "f16" else "multiply"
+        c.line(f"{results} = {name}({x}, {y}, [{addends}], S.threads{', True' if saturate else ''})")
 
 
-def _matrix(c: Emitter, which: str, fragments: list[_Fragment], kind: str) -> str:
-    trans = fragments[0].trans
-    if any(f.trans != trans for f in fragments):
-        trans, texts = False, [f.words for f in fragments]
+def _matrices(steps: list[list[_Fragment]], kind: str) -> str:
+    trans = steps[0][0].trans
+    if any(f.trans != trans for step in steps for f in step):
+        trans, texts = False, [[f.words for f in step] for step in steps]
     else:
-        texts = [f.text for f in fragments]
-    made = f"matrix_{which}{'_trans' if trans else ''}([{', '.join(texts)}], {kind!r}, S.threads)"
-    return c.memo(("matrix", made), lambda: made)
+        texts = [[f.text for f in step] for step in steps]
+    listed = ", ".join(f"[{', '.join(step)}]" for step in texts)
+    return f"([{listed}], {kind!r}, {trans})"
 
 
 def _defer(
@@ -186,7 +184,7 @@ def _defer(
     found = None
     if pending is not None:
         # A result that only the next product reads never becomes a register.
-        before = [c.only_name(e, t) for e in addends]
+        before = [c.last_name(e, d, t) for e, d in zip(addends, results, strict=True)]
         found = next((chain for chain in pending.chains if chain.results == before), None)
     if found is None:
         names = [c.read(e, t) for e in addends]  # flushes where it has to
