@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         UnsupportedInstruction,
     )
     from trlaunch.image import Image, ImageKernel
+    from trlaunch.investigate.api import investigate
     from trlaunch.jit_function import TrlaunchFunction, jit
     from trlaunch.kernel import Kernel
     from trlaunch.memory import DeviceArray, asarray, empty
@@ -78,6 +79,7 @@ _MODULES = {
         "UnsupportedInstruction",
     ),
     "image": ("Image", "ImageKernel"),
+    "investigate": ("investigate",),
     "jit_function": ("TrlaunchFunction", "jit"),
     "kernel": ("Kernel",),
     "memory": ("DeviceArray", "asarray", "empty"),
@@ -140,6 +142,7 @@ __all__ = [
     "bundle",
     "diff",
     "empty",
+    "investigate",
     "jit",
     "patch_triton",
 ]

@@ -13,6 +13,7 @@ from trlaunch.cli.check import check
 from trlaunch.cli.coredump import coredump
 from trlaunch.cli.diff import diff
 from trlaunch.cli.inspect import inspect
+from trlaunch.cli.investigate import investigate
 from trlaunch.cli.lower import lower
 from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
@@ -48,6 +49,7 @@ def _root(
 app.command()(inspect)
 app.command()(check)
 app.command()(run)
+app.command()(investigate)
 app.command()(lower)
 app.command()(bundle)
 app.command()(diff)

@@ -72,3 +72,4 @@ class _Callable(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
+investigate = sys.modules[__name__]

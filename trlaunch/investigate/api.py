@@ -25,7 +25,7 @@ __all__ = ["blame", "investigate", "investigate_trial", "launch_here", "sites_of
 
 #: Basic blocks after which the emulator says where a kernel is that does not end. Triton's longest loops are of some
 #: thousand turns; a block takes 20 to 100 microseconds.
-_STEPS = 60_000
+_STEPS = 100_000
 #: Seconds that a kernel is waited for in a replay that is to leave a core dump of a hang.
 _HANGS = 5.0
 

@@ -236,7 +236,7 @@ class _Gather:
     def value(self, value: Any, position: int) -> Value:
         where = f"argument {position}"
         if isinstance(value, ArgumentSpec):
-            return Generated(value.text, position)
+            return self._spec(value.text, position)
         if isinstance(value, str):
             return self._spec(value, position)
         if value is None:

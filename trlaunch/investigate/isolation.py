@@ -193,7 +193,7 @@ def wait(
             returncode = _watch(process, folder, start, timeout, core_limit, problems, shown)
         finally:
             _kill(process)
-            shown.copy()
+            shown.close()
     return Ended(
         returncode,
         time.monotonic() - start,
@@ -272,10 +272,17 @@ class _Echo:
         self._pairs = [(path.open("r", errors="replace"), stream) for path, stream in pairs]
 
     def copy(self) -> None:
+        """What there is by now."""
         for file, stream in self._pairs:
             if text := file.read():
                 stream.write(text)
                 stream.flush()
+
+    def close(self) -> None:
+        """The rest."""
+        self.copy()
+        for file, _ in self._pairs:
+            file.close()
 
 
 def launches_in(folder: Path) -> tuple[tuple[Launched, ...], str]:

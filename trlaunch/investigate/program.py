@@ -81,7 +81,7 @@ def investigate_program(
         with tempfile.TemporaryDirectory(prefix="trlaunch-program-") as name:
             scratch = Path(name)
             env = environment(scratch, ring=ring, blocking=blocking, core=core, more=more)
-            ended = wait(command, scratch, env, timeout, echo=echo, cwd=where)
+            ended = wait(command, scratch, env, timeout, echo=echo and not blocking, cwd=where)
             outcome = _outcome(ended)
             if outcome.core is not None:
                 sites.append(sites_of(outcome, _kernels(kernel_dir, scratch)))
@@ -89,14 +89,14 @@ def investigate_program(
         return outcome
 
     first = once(blocking=False)
+    faulted = fault_site(first, {})
+    if faulted is not None:
+        sites.append(faulted)
     second = None
     told = any(site.kernel for site in sites)
     if not first.ok and (replay or (replay is None and not told and first.launches)):
         second = once(blocking=True)
     blamed, blamed_by = blame(first, second)
-    faulted = fault_site(first, {})
-    if faulted is not None:
-        sites.append(faulted)
     site = next((s for s in sites if s.kernel), sites[0] if sites else None)
     if site is not None and site.witness == "core dump" and site.kernel and second is None:
         launch = next((x for x in reversed(first.launches) if x.kernel == site.kernel), None)

@@ -235,7 +235,7 @@ def _save(report: Report, folder: Path) -> None:
 def _text(report: Report) -> Iterator[str]:
     e = report.evidence
     yield report.title
-    if e.died is not None and report.status != "refused":
+    if e.died is not None and e.died.type != "Fault" and report.status != "refused":
         yield from _row("error", _first_lines(e.died.message, 2))
     if e.blamed is not None:
         yield from _row("launch", f"{e.blamed}" + (f"; {e.blamed_by}" if e.blamed_by else ""))
@@ -313,8 +313,11 @@ def _run(outcome: Outcome) -> str:
     text = f"{outcome.status} ({STATUSES[outcome.status]}) after {outcome.seconds:.1f} s"
     if outcome.core is not None:
         text += f", core dump of {len(outcome.core) / 1e6:.1f} MB"
-    if outcome.error is not None:
-        text += f"; {outcome.error.message.partition(chr(10))[0]}"
+    error = outcome.error
+    if error is not None:
+        text += (
+            f"; {error.name} from {error.call}" if error.call else f"; {error.kind or error.message.splitlines()[0]}"
+        )
     return text
 
 

@@ -13,7 +13,10 @@ __all__ = ["RULES"]
 #: Rule of the audit -> the cause it speaks for, and the symptoms that a launch shows which it would have refused
 #: (measured on an H200, docs/investigate.md; "" is a kernel that ends and computes something wrong).
 _AUDIT = {
-    "block": ("block", ("illegal-instruction", "invalid-value", "launch-failed", "illegal-address", "hang", "")),
+    "block": (
+        "block",
+        ("illegal-instruction", "invalid-value", "launch-failed", "illegal-address", "hang", "barrier", "wgmma", ""),
+    ),
     "shared": ("shared", ("illegal-address", "invalid-value", "launch-failed", "resources", "illegal-instruction")),
     "architecture": ("architecture", ("architecture", "image", "ptx", "illegal-instruction")),
     "metadata-target": ("architecture", ("architecture", "image", "illegal-instruction", "illegal-address")),

@@ -131,7 +131,9 @@ def descriptors(e: Evidence) -> Iterator[Cause]:
 def unwritten(e: Evidence) -> Iterator[Cause]:
     """Reads of what nobody wrote."""
     for site in e.sites:
-        if site.symptom == "uninitialised":
+        if site.symptom == "uninitialised" and "mbarrier." in site.instruction:
+            yield Cause("mbarrier", 0.96 * weight(e, site), (f"{site.witness}: {site.what}", site.instruction))
+        elif site.symptom == "uninitialised":
             yield Cause("uninitialised", 0.9 * weight(e, site), (f"{site.witness}: {site.what}",))
 
 
@@ -143,8 +145,16 @@ def _is_shared(site: Site) -> bool:
 _COMPATIBLE = {
     "illegal-address": ("illegal-address", "address-space"),
     "misaligned": ("misaligned",),
-    "illegal-instruction": ("misaligned", "tensor-map", "wgmma", "mbarrier", "barrier", "illegal-address"),
-    "launch-failed": ("trap", "mbarrier", "assert", "barrier", "tensor-map", "illegal-address"),
+    "illegal-instruction": (
+        "misaligned",
+        "tensor-map",
+        "wgmma",
+        "mbarrier",
+        "barrier",
+        "illegal-address",
+        "uninitialised",
+    ),
+    "launch-failed": ("trap", "mbarrier", "assert", "barrier", "tensor-map", "illegal-address", "uninitialised"),
     "trap": ("trap", "assert"),
     "assert": ("assert",),
     "mbarrier": ("mbarrier",),
