@@ -253,23 +253,25 @@ class EmulatorDriver:
 
     def clear(self, address: int, nbytes: int, ordinal: int, stream: int) -> None:
         """Set bytes of an allocation to zero."""
-        self._bytes(address, nbytes, ordinal)[:] = 0
+        self._bytes(address, nbytes, ordinal, write=True)[:] = 0
 
     def copy_to_device(self, address: int, data: memoryview, ordinal: int, stream: int = 0) -> None:
         """Copy bytes into an allocation."""
         source = _host_bytes(data, writable=False)
-        self._bytes(address, len(source), ordinal)[:] = source
+        self._bytes(address, len(source), ordinal, write=True)[:] = source
 
     def copy_to_host(self, data: memoryview, address: int, ordinal: int, stream: int = 0) -> None:
         """Copy bytes out of an allocation."""
         target = _host_bytes(data, writable=True)
         target[:] = self._bytes(address, len(target), ordinal)
 
-    def _bytes(self, address: int, nbytes: int, ordinal: int) -> Array:
+    def _bytes(self, address: int, nbytes: int, ordinal: int, write: bool = False) -> Array:
         self._device(ordinal)
         found = self._owner(address)
         if found is None or address + nbytes > found.base + found.nbytes:
             raise EmulatorError(f"{nbytes} bytes at {address:#x} do not lie in an allocation of the emulator")
+        if write and found.written is not None:
+            found.written[address - found.base : address - found.base + nbytes] = True
         return bytes_at(address, nbytes) if nbytes else np.zeros(0, dtype=np.uint8)
 
     def _owner(self, address: int) -> MemoryRange | None:

@@ -40,7 +40,7 @@ def bytes_at(address: int, nbytes: int, read_only: bool = False) -> Array:
 class MemoryRange:
     """`nbytes` bytes from `base` that lanes may touch."""
 
-    __slots__ = ("base", "lead", "name", "nbytes", "read_only", "views")
+    __slots__ = ("base", "lead", "name", "nbytes", "read_only", "views", "written")
 
     def __init__(self, base: int, nbytes: int, name: str, read_only: bool = False) -> None:
         self.base, self.nbytes, self.name, self.read_only = base, nbytes, name, read_only
@@ -48,6 +48,8 @@ class MemoryRange:
         #: range is never accessed.
         self.lead = base & 15
         self.views: dict[int, Array] = {}
+        #: Bytes that are known to have been written, where a check wants to know (`checks.uninitialised`).
+        self.written: Array | None = None
 
     def view(self, size: int) -> Array:
         """The range as elements of `size` bytes, from the 16-byte boundary at or below its base."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trlaunch.emulator.checks.findings import Findings
 from trlaunch.emulator.checks.races import Races
+from trlaunch.emulator.checks.uninitialised import Uninitialised
 from trlaunch.emulator.instruments import Instrument
 
 if TYPE_CHECKING:
@@ -37,4 +38,6 @@ def instruments(names: frozenset[str], findings: Findings | None) -> tuple[Instr
     found: list[Instrument] = [_Count(findings)]
     if "race" in names:
         found.append(Races(findings))
+    if "init" in names:
+        found.append(Uninitialised(findings))
     return tuple(found)

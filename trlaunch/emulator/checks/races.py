@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trlaunch.emulator.checks.accumulators import unwaited
 from trlaunch.emulator.checks.clocks import MOST_WARPS, Clocks, Releases
 from trlaunch.emulator.checks.findings import Findings
 from trlaunch.emulator.checks.global_races import GlobalRaces
@@ -29,6 +30,7 @@ __all__ = ["Races"]
 
 #: Threads in lockstep, and bytes of records of shared memory.
 _LANES, _BYTES = 1 << 14, 96 << 20
+_unwaited: dict[int, tuple[Program, list[tuple[int, int]]]] = {}
 
 
 class Races(Observer):
@@ -53,6 +55,15 @@ class Races(Observer):
         self._releases = Releases(total) if followed else None
         self._across = followed or not self._sites.orders
 
+    def _registers(self, reports: Reports, program: Program) -> None:
+        """What can be told before anything runs."""
+        if id(program) not in _unwaited or _unwaited[id(program)][0] is not program:
+            if len(_unwaited) > 64:
+                _unwaited.clear()
+            _unwaited[id(program)] = program, unwaited(program)
+        for use, product in _unwaited[id(program)][1]:
+            reports.register(use, product)
+
     def attach(self, scheduler: Scheduler) -> None:
         chunk = scheduler.chunk
         self._chunk = chunk
@@ -61,6 +72,7 @@ class Races(Observer):
         reports = Reports(chunk.log, chunk.memory, chunk.shared, self._sites, self.findings)
         self._shared = SharedRaces(chunk.shared, self._sites, self._clocks, reports)
         if self._global is None:
+            self._registers(reports, scheduler.program)
             self._global = GlobalRaces(chunk.memory.ranges, self._sites, self._shape[1], Slices(scheduler.program))
         self._global.begin(chunk.memory, self._clocks, reports)
         self._issuers = np.zeros(0, np.int64)

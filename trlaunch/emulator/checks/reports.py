@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trlaunch.emulator.checks.clocks import WARPS
+from trlaunch.emulator.checks.accumulators import registers_of_all
 from trlaunch.emulator.checks.findings import Findings
 from trlaunch.emulator.checks.records import ASYNC, FLYING, Sites, epochs, places, threads
 from trlaunch.emulator.faults import FaultLog, nearest, source_of
@@ -74,6 +75,22 @@ class Reports:
         lanes = self._lanes(touch, bad)
         epoch = int(epochs(found)[0])
         self._say(site, place, what, touch, n, size, there, lanes, cta, linear % threads_of_cta, epoch, found, other)
+
+    def register(self, use: int, product: int) -> None:
+        """A register of a ``wgmma`` that is used before its group was waited for."""
+        sites, module = self.log.sites, self.log.module
+        line, before = sites[use].line, sites[product].line
+        if self.findings.collect and self.findings.again(self.log.kernel, "race", line, before):
+            return
+        shared = registers_of_all(sites[use]) & registers_of_all(sites[product])
+        text = (
+            f"{', '.join(sorted(shared)[:4])}{', ...' if len(shared) > 4 else ''} is used before wgmma.wait_group covers"
+            f" the product that it belongs to\n  the product: PTX line {before}: {module.line_text(before)[:160]}"
+        )
+        fault = self.log.fault("race", text, use, None)
+        if not self.findings.collect:
+            raise fault
+        self.findings.add(self.log.kernel, fault, before)
 
     def _lanes(self, touch: Touch, bad: Array) -> Array:
         lanes = np.zeros(self.log.lanes, bool)

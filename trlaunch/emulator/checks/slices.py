@@ -12,13 +12,18 @@ from collections.abc import Iterable, Iterator
 from trlaunch.emulator.program import Program
 from trlaunch.emulator.syntax import Address, Group, Instruction, Negated, Operand, Pair, Register, Vector
 
-__all__ = ["Slices"]
+__all__ = ["Slices", "registers_of"]
 
 #: Instructions whose result depends on nothing but their operands (in this lane or another of the warp).
 _SIDE_EFFECTS = frozenset((
     "st", "atom", "red", "cp", "bra", "brx", "call", "bar", "barrier", "mbarrier", "tensormap", "stmatrix", "wgmma",
     "trap", "exit", "ret", "elect",
 ))  # fmt: skip
+
+
+def registers_of(operand: Operand) -> set[str]:
+    """Names of the registers of an operand."""
+    return set(_registers(operand))
 
 
 def _registers(operand: Operand) -> Iterator[str]:
