@@ -121,7 +121,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class FakeCuda:
-    """The built library; `run` runs code on it."""
+    """The built library; `run` runs Python code on it, `execute` any program."""
 
     folder: Path
 
@@ -141,6 +141,20 @@ class FakeCuda:
     def run(
         self,
         script: str,
+        **settings: Any,
+    ) -> Recorded:
+        """Run Python code in a process whose libcuda is the fake one; the settings are `execute`'s.
+
+        Parameters
+        ----------
+        script : str
+            Code; common indentation is taken off.
+        """
+        return self.execute([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], **settings)
+
+    def execute(
+        self,
+        command: Sequence[str],
         *,
         devices: Sequence[int] = (90,),
         driver_version: int = 13000,
@@ -151,12 +165,11 @@ class FakeCuda:
         check: bool = True,
         timeout: float = 120,
     ) -> Recorded:
-        """Run Python code in a process whose libcuda is the fake one.
+        """Run a program in a process whose libcuda is the fake one.
 
         Parameters
         ----------
-        script : str
-            Code; common indentation is taken off.
+        command : sequence of str
         devices : sequence of int
             Compute capability of each device, 90 for 9.0.
         driver_version : int
@@ -178,7 +191,7 @@ class FakeCuda:
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch, "calls.jsonl")
             result = subprocess.run(
-                [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+                command,
                 capture_output=True,
                 text=True,
                 check=False,

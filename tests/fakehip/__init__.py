@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.fakecuda import Call, Recorded
 
@@ -71,6 +72,20 @@ class FakeHip:
     def run(
         self,
         script: str,
+        **settings: Any,
+    ) -> Recorded:
+        """Run Python code in a process whose libamdhip64 is the fake one; the settings are `execute`'s.
+
+        Parameters
+        ----------
+        script : str
+            Code; common indentation is taken off.
+        """
+        return self.execute([self.python, "-W", "error", "-c", textwrap.dedent(script)], **settings)
+
+    def execute(
+        self,
+        command: Sequence[str],
         *,
         devices: Sequence[str] = ("gfx942:sramecc+:xnack-",),
         version: int = 60443484,
@@ -81,12 +96,11 @@ class FakeHip:
         check: bool = True,
         timeout: float = 120,
     ) -> Recorded:
-        """Run Python code in a process whose libamdhip64 is the fake one.
+        """Run a program in a process whose libamdhip64 is the fake one.
 
         Parameters
         ----------
-        script : str
-            Code; common indentation is taken off.
+        command : sequence of str
         devices : sequence of str
             ``gcnArchName`` of each device.
         version : int
@@ -109,7 +123,7 @@ class FakeHip:
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch, "calls.jsonl")
             result = subprocess.run(
-                [self.python, "-W", "error", "-c", textwrap.dedent(script)],
+                command,
                 capture_output=True,
                 text=True,
                 check=False,

@@ -90,7 +90,8 @@ def encode(entries: Sequence[Entry]) -> bytes:
     import msgpack
 
     _agree(entries)
-    content: bytes = msgpack.packb({"producer": f"trlaunch {__version__}", "entries": [_packed(entry) for entry in entries]})
+    value = {"producer": f"trlaunch {__version__}", "entries": [_packed(entry) for entry in entries]}
+    content: bytes = msgpack.packb(value)
     return _HEAD.pack(BUNDLE_MAGIC, VERSION, len(content), hashlib.sha256(content).digest()) + content
 
 

@@ -227,11 +227,11 @@ class _Header:
         yield f" * SHA-256 {hashlib.sha256(data).hexdigest()}. Written by trlaunch {__version__}; do not edit."
         yield " *"
         about = (
-            f"{p}_launch(stream, grid_x, grid_y, grid_z, ...) queues the kernel in {self.api.where}, where it is loaded "
-            f"at its first launch (or by {p}_load) and stays until that is gone. Any thread may call it. The grid is "
-            f"counted in programs, as in Triton; an empty one launches nothing. What is returned is the driver's status; "
-            f"{self.api.prefix}_error_name has its name. A pointer or an integer that is not the multiple that the "
-            f"kernel was compiled for is {self.api.invalid}."
+            f"{p}_launch(stream, grid_x, grid_y, grid_z, ...) queues the kernel in {self.api.where}, where it is "
+            f"loaded at its first launch (or by {p}_load) and stays until that is gone. Any thread may call it. "
+            f"The grid is counted in programs, as in Triton; an empty one launches nothing. What is returned is the "
+            f"driver's status; {self.api.prefix}_error_name has its name. A pointer or an integer that is not the "
+            f"multiple that the kernel was compiled for is {self.api.invalid}."
         )
         yield from textwrap.wrap(about, 117, initial_indent=" * ", subsequent_indent=" * ")
         yield " *"
