@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ class Chunk:
         self.start = None if self.threads == threads else linear < threads
         self._params = params
         self.param_base = np.array([[param_base]], dtype=U8)
-        self._ticks = 0
+        self._ticks = itertools.count(1)
         self._special(linear, ctas, grid, block, shared)
 
     def _special(self, linear: Array, ctas: Array, grid: Dim, block: Dim, shared: int) -> None:
@@ -125,8 +126,7 @@ class Chunk:
 
     def clock(self) -> Array:
         """A counter that grows with every read."""
-        self._ticks += 1
-        return np.array([[self._ticks]], dtype=U8)
+        return np.array([[next(self._ticks)]], dtype=U8)
 
     # Warps.
 

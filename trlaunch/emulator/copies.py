@@ -46,7 +46,7 @@ class AsyncCopies:
         self.shared.store(target, data, mask, size, site)
         whole = mask is None or bool(mask.all())
         if not whole:
-            self._stop_following()
+            self.stop_following()
         elif self._followed and target.shape[0] == 1:
             index = (target[0] // target.dtype.type(size)).astype(np.int64)
             self.shared.forget(index, size)
@@ -66,7 +66,7 @@ class AsyncCopies:
     def commit(self, mask: Array | None) -> None:
         """``cp.async.commit_group``."""
         if mask is not None and not mask.all():
-            self._stop_following()
+            self.stop_following()
         if self._followed:
             self._groups.append(self._open)
             self._open = []
@@ -74,7 +74,7 @@ class AsyncCopies:
     def wait(self, pending: int, mask: Array | None, every: bool) -> None:
         """``cp.async.wait_group`` (all but the `pending` youngest groups) or ``wait_all``."""
         if mask is not None and not mask.all():
-            self._stop_following()
+            self.stop_following()
             return
         while len(self._groups) > max(0, pending):
             for index, size in self._groups.pop(0):
@@ -84,7 +84,8 @@ class AsyncCopies:
                 self.shared.remember(index, size)
             self._open = []
 
-    def _stop_following(self) -> None:
+    def stop_following(self) -> None:
+        """Count all copies as complete, now and from now on."""
         self._followed = False
         for group in [*self._groups, self._open]:
             for index, size in group:

@@ -43,7 +43,9 @@ class FaultLog:
         Linear index of each CTA in the grid.
     grid, block : tuple of int
     lanes : tuple of int
-        ``(C, T)``.
+        ``(C, T)`` of the lanes that run.
+    first : int
+        Thread of the first of them in each CTA.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class FaultLog:
     ) -> None:
         self.module, self.sites, self.kernel = module, sites, kernel
         self.ctas, self.grid, self.block, self.lanes = ctas, grid, block, lanes
+        self.first = 0
 
     def lane(self, row: int, thread: int) -> tuple[Dim, Dim]:
         """Block index and thread index of a lane."""
-        cta = int(self.ctas[row])
+        cta, thread = int(self.ctas[row]), thread + self.first
         x, y, _ = self.grid
         bx, by, _ = self.block
         return (cta % x, cta // x % y, cta // (x * y)), (thread % bx, thread // bx % by, thread // (bx * by))

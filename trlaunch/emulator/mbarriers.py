@@ -142,11 +142,12 @@ class Barriers:
         for site in sites:
             if site in self.waits:
                 address, mask = self.waits[site]
-                wide = np.ones(self.log.lanes, bool) if mask is None else np.broadcast_to(mask, self.log.lanes)
+                wide = np.ones((1, 1), bool) if mask is None else mask
                 if not wide.any():
                     continue
+                wide, every = np.broadcast_arrays(wide, address)
                 row, lane = (int(n[0]) for n in np.nonzero(wide))
-                at = int(np.broadcast_to(address, self.log.lanes)[row, lane])
+                at = int(every[row, lane])
                 word = int(self.shared.flat[8].view(U8)[row * (self.shared.stride // 8) + at // 8])
                 found.append((site, f"mbarrier at shared address {at:#x}: {describe(word)}"))
         return found

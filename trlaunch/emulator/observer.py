@@ -309,9 +309,9 @@ class ObservedChunk(Chunk):
 class ObservedScheduler(Scheduler):
     """A scheduler that tells observers of barriers."""
 
+    splits = False
     chunk: ObservedChunk
 
     def _passes(self, site: int, number: int, arrived: Array | None, waiting: Array | None) -> None:
         for observer in self.chunk.observers:
             observer.barrier(site, number, arrived, waiting)
-

@@ -22,6 +22,7 @@ import numpy as np
 from trlaunch.emulator.chunk import Chunk
 from trlaunch.emulator.instructions.base import Array
 from trlaunch.emulator.program import Program
+from trlaunch.emulator.strands import Strands
 from trlaunch.errors import Fault
 
 __all__ = ["DEFAULT_STEP_LIMIT", "Scheduler"]
@@ -42,7 +43,15 @@ class _Arrival:
 
 
 class Scheduler:
-    """Runs one chunk to its end."""
+    """Runs one chunk to its end.
+
+    Attributes
+    ----------
+    splits : bool
+        Warps that run alone may do so without the others' lanes, so that masks and registers are theirs alone.
+    """
+
+    splits = True
 
     def __init__(self, program: Program, chunk: Chunk, step_limit: int = DEFAULT_STEP_LIMIT) -> None:
         self.program, self.chunk, self.step_limit = program, chunk, step_limit
@@ -69,9 +78,8 @@ class Scheduler:
         Fault
             A lane died, or the lanes wait for each other.
         """
-        blocks, functions, chunk = self.program.blocks, self.functions, self.chunk
-        registers = chunk.registers
-        pending = self.pending
+        blocks, functions, pending = self.program.blocks, self.functions, self.pending
+        strands = Strands(self.chunk, self.splits and functions is self.program.functions and not self.program.frame)
         for _ in range(self.step_limit):
             if not pending and not self._unpark():
                 return
@@ -81,7 +89,7 @@ class Scheduler:
                 continue
             self._force = False
             block = blocks[index]
-            result = functions[index](chunk, registers, mask)
+            result = strands.run(functions[index], mask)
             kind = block.kind
             if kind == "fall":
                 self._add(block.following, mask)
