@@ -29,8 +29,8 @@ _KINDS = {SHT_LOUSER + kind: kind for kind in Kind}
 _FORMATS = {4: "I", 8: "Q"}
 # Larger files stay on disk, where global memory may be many times the rest.
 _IN_MEMORY = 256 << 20
-# What a compressed dump may unpack to.
-_MAX_UNPACKED = 64 << 30
+# What a compressed dump may unpack to, in memory.
+_MAX_UNPACKED = 4 << 30
 _MAX_STRING = 4096
 _UNPACKERS = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
 
@@ -87,11 +87,13 @@ class CoreFile:
             raise self.error(f"is damaged: it does not unpack ({error})") from error
 
     def _unpacked(self, stream: Any) -> bytes:
+        data = bytearray()
         with stream:
-            data: bytes = stream.read(_MAX_UNPACKED + 1)
-        if len(data) > _MAX_UNPACKED:
-            raise self.error(f"unpacks to more than {_MAX_UNPACKED >> 30} GiB")
-        return data
+            while piece := stream.read(1 << 20):
+                data += piece
+                if len(data) > _MAX_UNPACKED:
+                    raise self.error(f"unpacks to more than {_MAX_UNPACKED >> 30} GiB: unpack it to a file first")
+        return bytes(data)
 
     def _stream(self) -> BinaryIO:
         if self._data is not None:

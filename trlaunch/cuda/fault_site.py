@@ -281,7 +281,7 @@ class Locator:
     ) -> CoreException:
         grid = device.grid(cta.grid)
         module = self._module(device, None if grid is None else grid.module)
-        pc = warp.error_pc if warp.error_pc is not None else self._pc_of(lanes[0], grid) if lanes else None
+        pc = warp.error_pc if warp.error_pc is not None else self._pc_of(lanes[0], grid, module) if lanes else None
         exact = warp.error_pc is not None
         return CoreException(kind, device, sm, cta, warp, tuple(lanes), grid, module, pc, exact, self)
 
@@ -332,12 +332,12 @@ class Locator:
                     return module
         return None
 
-    @staticmethod
-    def _pc_of(lane: Lane, grid: Grid | None) -> int:
-        """The GPU address of a lane; the classic backend gives host addresses, and the offset only in the function."""
-        if grid is not None and lane.call_depth == 0 and lane.pc - lane.offset != grid.entry:
-            return grid.entry + lane.offset
-        return lane.pc
+    def _pc_of(self, lane: Lane, grid: Grid | None, module: Module | None) -> int:
+        """The GPU address of a lane; the classic debugger backend has host addresses, and offsets in the function."""
+        image = self._image(module) if module is not None else None
+        if grid is None or lane.call_depth or image is None or image.at(lane.pc) is not None:
+            return lane.pc
+        return grid.entry + lane.offset
 
     def site(self, entry: CoreException) -> Site:
         """The code at an exception's address."""

@@ -7,7 +7,7 @@ linkers make them, refuses such a file; a function that was never loaded is at a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from trlaunch.cuda.disassembler import Instruction, SourceLine, disassemble_function
 from trlaunch.cuda.eiattr import EM_CUDA
@@ -121,7 +121,7 @@ class ModuleImage:
         """
         if function.section not in self._listed:
             main = self.main(function)
-            listed = disassemble_function(self.data, main.section.removeprefix(_TEXT), main.symbol)
+            listed = _listed(self.data, main.section.removeprefix(_TEXT), main.symbol)
             base = function.section_address if listed[0].offset >= function.section_address else 0
             self._listed[function.section] = [replace(entry, offset=entry.offset - base) for entry in listed]
         return self._listed[function.section]
@@ -176,3 +176,9 @@ class ModuleImage:
                         if 0 <= offset - start < function.size:
                             found.add(offset - start)
         return found
+
+
+@lru_cache(maxsize=16)
+def _listed(data: bytes, section: str, symbol: int) -> tuple[Instruction, ...]:
+    """What nvdisasm makes of a function: warps that died together, and dumps of one kernel, ask for the same."""
+    return tuple(disassemble_function(data, section, symbol))
