@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import trlaunch
-from tests.investigate.cases import CASES, ENDLESS, assemble
+from tests.investigate.cases import CASES, ENDLESS, assemble, numbers, written
 from trlaunch.investigate import Report, Trial, investigate_program, investigate_trial
+from trlaunch.investigate.sanitizers import sanitize_trial
 
 pytestmark = pytest.mark.gpu
 
@@ -179,3 +180,35 @@ def test_a_trial_can_be_run_by_any_executor(hopper):
         outcomes = [f.result() for f in [pool.submit(run, trial, timeout=60) for _ in range(3)]]
     assert [o.status for o in outcomes] == ["ok"] * 3
     assert all(next(iter(o.outputs.values()))[0] for o in outcomes)
+
+
+RACE = "mov.u32 %r2, %tid.x; shl.b32 %r3, %r2, 2; mov.u32 %r1, s; xor.b32 %r4, %r3, 4; add.u32 %r3, %r3, %r1;"
+RACE += "add.u32 %r4, %r4, %r1; st.volatile.shared.u32 [%r3], %r2; ld.volatile.shared.u32 %r5, [%r4];"
+RACE += "mul.wide.u32 %d2, %r2, 4; add.s64 %d1, %d1, %d2; st.global.u32 [%d1], %r5;"
+SANITIZED = {
+    "memcheck": (
+        written("add.s64 %d1, %d1, 1024; mov.u32 %r1, 7; st.global.u32 [%d1], %r1;", numbers), "out-of-bounds",
+    ),
+    "racecheck": (written(RACE, numbers, shared=256), "race"),
+    "synccheck": (
+        written("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 8; @%p1 bar.warp.sync 0xffffffff;", numbers), "divergent",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", SANITIZED)
+def test_compute_sanitizer_finds_it(tool, hopper, report):
+    trial, rule = SANITIZED[tool]
+    found = sanitize_trial(trial(device="cuda:0"), tool, timeout=100)
+    report(f"compute-sanitizer {tool}: {found.status} {[(c.rule, c.score) for c in found.causes[:3]]}")
+    assert not found.ok, str(found)
+    assert found.cause is not None
+    assert found.cause.rule == rule, str(found)
+    assert found.evidence.sites[0].kernel == "k", str(found)
+
+
+def test_compute_sanitizer_has_nothing_against_a_right_launch(hopper):
+    trial = written("mov.u32 %r1, 7; st.global.u32 [%d1], %r1;", numbers)(device="cuda:0")
+    found = sanitize_trial(trial, timeout=100)
+    assert found.ok, str(found)
+    assert found.causes == ()

@@ -16,7 +16,7 @@ from tests.gpu.launches import launch_of
 from trlaunch.artifact import Artifact
 from trlaunch.investigate import Trial
 
-__all__ = ["CASES", "ENDLESS", "Case", "assemble"]
+__all__ = ["CASES", "ENDLESS", "Case", "assemble", "compiled", "numbers", "written"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ _STORE = "mov.u32 %r1, 7; st.global.u32 [%d1], %r1;"
 
 
 def numbers() -> Any:
+    """256 zeros."""
     return np.zeros(256, np.uint32)
 
 

@@ -149,14 +149,9 @@ class Evidence:
     @property
     def own_site(self) -> Site | None:
         """Where the device says that it died; of a trial on the emulator, the emulator."""
-        on_emulator = self.scene is not None and self.scene.device == "emulator"
+        devices = [self.scene.device] if self.scene else [self.blamed.device] if self.blamed else []
+        on_emulator = "emulator" in devices
         return next((s for s in self.sites if on_emulator or s.witness != "emulator"), None)
-
-    @property
-    def second_site(self) -> Site | None:
-        """Where the emulator says that the same launch dies, of a trial on another device."""
-        own = self.own_site
-        return next((s for s in self.sites if s is not own and s.witness == "emulator"), None)
 
     @property
     def said(self) -> str:

@@ -28,7 +28,7 @@ from trlaunch.investigate.carried import Spot
 from trlaunch.investigate.ring import SLOTS, VARIABLE, read_ring
 from trlaunch.investigate.trial import Died, Launched, Outcome, Scene, Trial
 
-__all__ = ["Ended", "environment", "launches_in", "run", "wait"]
+__all__ = ["Ended", "environment", "launches_in", "outcome_in", "run", "wait"]
 
 _POLL = 0.02  # s
 _KEPT_TEXT = 65536
@@ -139,7 +139,7 @@ def run(trial: Trial, timeout: float = 60.0) -> Outcome:
         env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
         command = [sys.executable, "-m", "trlaunch.investigate.worker", str(folder)]
         ended = wait(command, folder, env, timeout, core_limit=trial.core_limit)
-        return _outcome(folder, ended)
+        return outcome_in(folder, ended)
 
 
 def wait(
@@ -310,7 +310,8 @@ def _tail(path: Path) -> str:
 # --- the outcome -----------------------------------------------------------------------------------------------------
 
 
-def _outcome(folder: Path, ended: Ended) -> Outcome:
+def outcome_in(folder: Path, ended: Ended) -> Outcome:
+    """What became of the trial that was saved to a folder and run there."""
     state = _json(folder / "outcome.json")
     scene = _json(folder / "scene.json")
     error = None

@@ -138,7 +138,8 @@ def unwritten(e: Evidence) -> Iterator[Cause]:
 
 
 def _is_shared(site: Site) -> bool:
-    return bool(_SHARED.search(site.instruction)) or "shared address" in site.what or "shared memory" in site.what
+    words = ("shared address", "shared memory", "__shared__")
+    return bool(_SHARED.search(site.instruction)) or any(word in site.what for word in words)
 
 
 #: What the device shows -> what the emulator finds in a launch that dies of it.
@@ -167,7 +168,7 @@ def weight(e: Evidence, site: Site) -> float:
     own = e.own_site
     if site is own or (own is None and e.symptom is None):
         return 1.0
-    return 1.0 if site.symptom in _COMPATIBLE.get(e.symptom or "", ()) else 0.6
+    return 1.0 if site.symptom in (e.symptom, *_COMPATIBLE.get(e.symptom or "", ())) else 0.6
 
 
 RULES = (accesses, pointers, shared_window, alignment, tma, descriptors, unwritten)
