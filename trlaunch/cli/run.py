@@ -8,7 +8,6 @@ import statistics
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +17,10 @@ import typer
 
 import trlaunch
 from trlaunch import devices
-from trlaunch.arguments import GENERATORS, ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
+from trlaunch.arguments import ArgumentSpec, UsageError, as_floats, parse_argument, parse_grid
 from trlaunch.cli.comparing import compare_files
 from trlaunch.cli.exits import reporting
+from trlaunch.cli.materialise import ArgOption, GridOption, LaunchArgument, in_order, materialise
 from trlaunch.cli.options import DeviceOption, File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import facts, print_json, table
 from trlaunch.cli.values import parse_dump, plot_dumps
@@ -28,39 +28,19 @@ from trlaunch.driver import Device
 
 __all__ = ["run"]
 
-_ARG_HELP = (
-    f"An argument by name or position: M=512, eps=1e-5, a=rand:float16:512x512 (or {', '.join(GENERATORS)}), "
-    "b=@weights.npy, p=null. Repeat it for each."
-)
-
-
-@dataclass(slots=True)
-class _Argument:
-    """One argument of the launch: what was asked for and what it became."""
-
-    key: str | int
-    spec: ArgumentSpec
-    before: npt.NDArray[Any] | None
-    value: Any
-    after: npt.NDArray[Any] | None = None
-
-    @property
-    def label(self) -> str:
-        return self.key if isinstance(self.key, str) else f"arg{self.key}"
-
 
 class _Launch:
     """A launch that can be repeated."""
 
     def __init__(
-        self, kernel: trlaunch.Kernel, device: Device, grid: tuple[int, ...], arguments: Sequence[_Argument]
+        self, kernel: trlaunch.Kernel, device: Device, grid: tuple[int, ...], arguments: Sequence[LaunchArgument]
     ) -> None:
         self.kernel = kernel
         self.device = device
         self.grid = grid
         self.arguments = arguments
         self.dumps: Mapping[str, trlaunch.Dump] = {}
-        self._positional, self._named = _order(arguments)
+        self._positional, self._named = in_order(arguments)
 
     def timed(self) -> float:
         """Launch; seconds until the device is done, and its dumps are read."""
@@ -73,8 +53,8 @@ class _Launch:
 
 def run(
     file: File,
-    grid: Annotated[str, typer.Option("--grid", "-g", help="CTAs along x, y, z: 8,8.", metavar="X,Y,Z")],
-    arg: Annotated[list[str] | None, typer.Option("--arg", "-a", help=_ARG_HELP, metavar="KEY=VALUE")] = None,
+    grid: GridOption,
+    arg: ArgOption = None,
     metadata: MetadataOption = None,
     name: NameOption = None,
     signature: SignatureOption = None,
@@ -134,7 +114,7 @@ def run(
             raise UsageError("--plot draws dumps: give --dump, too")
         kernel = open_kernel(file, metadata, name, signature, device, [parse_dump(text) for text in dump or ()])
         place = kernel.device
-        arguments = _materialise(kernel, specs, place)
+        arguments = materialise(kernel, specs, place)
         launch = _Launch(kernel, place, sizes, arguments)
         first = launch.timed()
         for argument in arguments:
@@ -156,38 +136,9 @@ def run(
 def _dumps_of_one_launch(
     kernel: trlaunch.Kernel, *, sizes: tuple[int, ...], specs: Sequence[ArgumentSpec]
 ) -> Mapping[str, trlaunch.Dump]:
-    launch = _Launch(kernel, kernel.device, sizes, _materialise(kernel, specs, kernel.device))
+    launch = _Launch(kernel, kernel.device, sizes, materialise(kernel, specs, kernel.device))
     launch.timed()
     return launch.dumps
-
-
-def _materialise(kernel: trlaunch.Kernel, specs: Sequence[ArgumentSpec], device: Device) -> list[_Argument]:
-    """Make every argument, arrays on the device; positions become names where these are known."""
-    names = [p.name for p in kernel.signature.user]
-    arguments: list[_Argument] = []
-    for i, spec in enumerate(specs):
-        key = spec.key
-        if isinstance(key, int) and key < len(names):
-            key = names[key] or key
-        if any(a.key == key for a in arguments):
-            raise UsageError(f"argument {spec.key}={spec.text}: {key} was given before")
-        value = spec.value(default_seed=i)
-        array = value if isinstance(value, np.ndarray) else None
-        if array is not None:
-            value = trlaunch.asarray(array, spec.type, device=device)
-        elif value is None:
-            value = trlaunch.Pointer(0)
-        arguments.append(_Argument(key, spec, array, value))
-    return arguments
-
-
-def _order(arguments: Sequence[_Argument]) -> tuple[list[Any], dict[str, Any]]:
-    by_position = {a.key: a.value for a in arguments if isinstance(a.key, int)}
-    missing = sorted(set(range(len(by_position))) - by_position.keys())
-    if missing:
-        raise UsageError(f"argument {missing[0]} is missing: expected positions 0 to {max(by_position)} without a gap")
-    named = {a.key: a.value for a in arguments if isinstance(a.key, str)}
-    return [by_position[i] for i in range(len(by_position))], named
 
 
 def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -205,7 +156,7 @@ def _save(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _summary(argument: _Argument) -> dict[str, Any]:
+def _summary(argument: LaunchArgument) -> dict[str, Any]:
     described: dict[str, Any] = {"argument": argument.label, "given": argument.spec.text}
     before, after = argument.before, argument.after
     if before is None or after is None:
