@@ -182,16 +182,16 @@ def test_a_trial_can_be_run_by_any_executor(hopper):
     assert all(next(iter(o.outputs.values()))[0] for o in outcomes)
 
 
-RACE = "mov.u32 %r2, %tid.x; shl.b32 %r3, %r2, 2; mov.u32 %r1, s; xor.b32 %r4, %r3, 4; add.u32 %r3, %r3, %r1;"
+RACE = "mov.u32 %r2, %tid.x; shl.b32 %r3, %r2, 2; mov.u32 %r1, s; xor.b32 %r4, %r3, 128; add.u32 %r3, %r3, %r1;"
 RACE += "add.u32 %r4, %r4, %r1; st.volatile.shared.u32 [%r3], %r2; ld.volatile.shared.u32 %r5, [%r4];"
 RACE += "mul.wide.u32 %d2, %r2, 4; add.s64 %d1, %d1, %d2; st.global.u32 [%d1], %r5;"
 SANITIZED = {
     "memcheck": (
         written("add.s64 %d1, %d1, 1024; mov.u32 %r1, 7; st.global.u32 [%d1], %r1;", numbers), "out-of-bounds",
     ),
-    "racecheck": (written(RACE, numbers, shared=256), "race"),
+    "racecheck": (written(RACE, numbers, shared=256, warps=2), "race"),
     "synccheck": (
-        written("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 8; @%p1 bar.warp.sync 0xffffffff;", numbers), "divergent",
+        written("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 8; @%p1 bar.sync 0;", numbers), "divergent",
     ),
 }  # fmt: skip
 

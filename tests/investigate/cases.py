@@ -43,14 +43,16 @@ class Case:
         return self.name
 
 
-def assemble(body: str, parameters: str = ".param .u64 p", *, target: str = "sm_80", shared: int = 0) -> str:
-    """A kernel ``k`` of one warp around a few instructions."""
+def assemble(
+    body: str, parameters: str = ".param .u64 p", *, target: str = "sm_80", shared: int = 0, warps: int = 1
+) -> str:
+    """A kernel ``k`` around a few instructions."""
     return f"""
 .version 8.0
 .target {target}
 .address_size 64
 .visible .entry k({parameters})
-.reqntid 32, 1, 1
+.reqntid {32 * warps}, 1, 1
 {{
     .reg .pred %p<4>;
     .reg .b32 %r<8>;
@@ -65,7 +67,9 @@ def assemble(body: str, parameters: str = ".param .u64 p", *, target: str = "sm_
 
 def written(body: str, argument: Any, types: str = "*u32", **settings: Any) -> Callable[..., Trial]:
     """A trial of hand-written PTX with one pointer."""
-    artifact = Artifact.from_bytes(assemble(body, **settings), {"num_warps": 1, "shared": 0, "name": "k"})
+    artifact = Artifact.from_bytes(
+        assemble(body, **settings), {"num_warps": settings.get("warps", 1), "shared": 0, "name": "k"}
+    )
 
     def trial(**changes: Any) -> Trial:
         return Trial.of(artifact, grid=1, args=[argument()], signature=types, **changes)
