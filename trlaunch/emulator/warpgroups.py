@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from trlaunch.emulator.faults import FaultLog
-from trlaunch.emulator.instructions.base import F2, F4, U1, U4, U8, Array
+from trlaunch.emulator.instructions.base import F2, F4, U1, U2, U4, U8, Array
 from trlaunch.emulator.instructions.convert import FP8_VALUES
-from trlaunch.emulator.instructions.fragments import element, fragment_a
+from trlaunch.emulator.instructions.fragments import element, even_and_odd, fragment_a
 from trlaunch.emulator.memory import SharedMemory
 from trlaunch.emulator.tensor_copies import swizzled
 
@@ -26,6 +26,8 @@ __all__ = ["Product", "multiply"]
 #: Bytes of a swizzled row by the descriptor's layout type.
 _WIDTHS = (0, 128, 64, 32)
 _GROUP = 128
+#: Bytes of a product that are worked on at a time, so that they stay in the cache.
+_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def _numbers(raw: Array, kind: str) -> Array:
     return element(np.ascontiguousarray(raw).view(U4), kind)
 
 
-def _offsets(rows: int, by_rows: bool, width: int, leading: Array, stride: Array) -> Array:
+def _offsets(rows: int, even_first: bool, by_rows: bool, width: int, leading: Array, stride: Array) -> Array:
     """Offsets of 16-byte units, in the order (row, half of k) if k-major, else (k, eighth of rows)."""
     if by_rows:  # 16-bit elements, k of 16
         k, part = np.arange(16, dtype=np.int64)[:, None], np.arange(rows // 8, dtype=np.int64)[None, :]
@@ -58,6 +60,8 @@ def _offsets(rows: int, by_rows: bool, width: int, leading: Array, stride: Array
         whole = at % width + (at // width) * leading + (k % 8) * width + (k // 8) * stride
         return whole.reshape(*stride.shape[:2], -1)
     row, half = np.arange(rows, dtype=np.int64)[:, None], np.arange(2, dtype=np.int64)[None, :]
+    if even_first:
+        row = row.reshape(-1, 2).T.reshape(-1, 1)
     if not width:
         return ((row // 8) * stride + (row % 8) * 16 + half * leading).reshape(*stride.shape[:2], -1)
     return ((row // 8) * stride + (row % 8) * width + half * 16).reshape(*stride.shape[:2], -1)
@@ -68,13 +72,16 @@ def _operand(
     log: FaultLog,
     descriptor: Array,
     rows: int,
+    even_first: bool,
     by_rows: bool,
     kind: str,
     groups: Array,
     mask: Array | None,
     site: int,
 ) -> Array:
-    """A matrix from shared memory, shape (C, groups or 1, rows, k), or (C, ..., k, rows) if not k-major."""
+    """A matrix from shared memory, shape (C, groups or 1, rows, k), or (C, ..., k, rows) if not k-major; with
+    `even_first`, even rows before odd ones.
+    """
     if descriptor.shape[1] > 1:
         descriptor = descriptor[:, ::_GROUP][:, groups]
         taking = mask
@@ -93,10 +100,13 @@ def _operand(
     start, leading, stride = (
         (((descriptor >> U8(shift)) & U8(0x3FFF)) << U8(4)).astype(np.int64)[:, :, None, None] for shift in (0, 16, 32)
     )
-    at = swizzled(start[..., 0] + _offsets(rows, by_rows, width, leading, stride), width)
+    at = swizzled(start[..., 0] + _offsets(rows, even_first, by_rows, width, leading, stride), width)
     flat = at.astype(U8).reshape(at.shape[0], -1)
     active = None if taking is None else np.repeat(taking, at.shape[2], axis=1)
     raw = shared.load(flat, active, 16, site).reshape(-1, *at.shape[1:])
+    if even_first and by_rows:
+        words = np.ascontiguousarray(raw).view(U4).reshape(*raw.shape[:2], 16, -1)
+        return even_and_odd(words, kind)
     numbers = _numbers(raw, kind)
     return numbers.reshape(*raw.shape[:2], 16 if by_rows else rows, -1)
 
@@ -133,21 +143,34 @@ def multiply(
         x = fragment_a(left, product.left, threads)
         x = x.reshape(x.shape[0], count, 64, -1)[:, groups]
     else:
-        x = _operand(shared, log, left, 64, product.left_by_rows, product.left, groups, active, site)
+        x = _operand(shared, log, left, 64, False, product.left_by_rows, product.left, groups, active, site)
         if product.left_by_rows:
             x = x.swapaxes(2, 3)
-    y = _operand(shared, log, right, product.columns, product.right_by_rows, product.right, groups, active, site)
+    y = _operand(shared, log, right, product.columns, True, product.right_by_rows, product.right, groups, active, site)
     if not product.right_by_rows:
         y = y.swapaxes(2, 3)
-    d = np.matmul(x, y)
-    if product.negative:
-        d = -d
-    # (CTA, group, warp, half of the rows, row, eighth of the columns, thread of four, column) to registers and lanes.
-    split = d.reshape(d.shape[0], len(groups), 4, 2, 8, product.columns // 8, 4, 2)
-    parts = np.ascontiguousarray(split.transpose(5, 3, 7, 0, 1, 2, 4, 6)).reshape(
-        -1, 2, d.shape[0], len(groups), _GROUP
-    )
-    return _added(parts, product.out, addends, scale, groups, count, log.lanes)
+    return _added(_to_registers(x, y, product.negative), product.out, addends, scale, groups, count, log.lanes)
+
+
+def _to_registers(x: Array, y: Array, negative: bool) -> Array:
+    """Products of the groups as registers, shape (columns / 2, C, 128 groups): four of each eight columns.
+
+    The columns come even ones first, so that four threads of a register are 16 bytes, which NumPy moves as one.
+    """
+    ctas, groups, columns = max(x.shape[0], y.shape[0]), max(x.shape[1], y.shape[1]), y.shape[3]
+    out = np.empty((columns // 8, 2, 2, ctas, groups, _GROUP // 32, 8), np.complex128)
+    few = max(1, _BYTES // (groups * 256 * columns))
+    for start in range(0, ctas, few):
+        part = slice(start, start + few)
+        d = np.matmul(x[part] if x.shape[0] > 1 else x, y[part] if y.shape[0] > 1 else y)
+        if d.dtype != F4:
+            d = d.astype(np.int32)  # sums of products of 8-bit integers, too small to overflow
+        if negative:
+            d = -d
+        # (CTA, group, warp, half of the rows, row, odd columns, eighth of the columns); a unit of four threads.
+        units = d.view(np.complex128).reshape(d.shape[0], groups, _GROUP // 32, 2, 8, 2, columns // 8)
+        out[:, :, :, part] = units.transpose(6, 3, 5, 0, 1, 2, 4)
+    return out.view(np.int32 if x.dtype != F4 else F4).reshape(columns // 2, ctas, groups * _GROUP)
 
 
 def _added(
@@ -167,22 +190,21 @@ def _added(
     for k, addend in enumerate(addends):
         if scale is not None:
             addend = np.where(scale, addend, addend.dtype.type(0))
-        if out == "f16":
-            pair = parts[k].transpose(1, 2, 3, 0)
-        else:
-            one = parts[k >> 1, k & 1]
-            if addend.dtype != F4:
-                one = one.astype(np.int64).astype(addend.dtype)
         if not every and addend.shape[1] > 1:
             addend = addend.reshape(addend.shape[0], count, _GROUP)[:, groups].reshape(addend.shape[0], -1)
         if out == "f16":
-            halves = np.ascontiguousarray(addend).view(F2).reshape(*addend.shape, 2).astype(F4)
-            total = np.ascontiguousarray((halves + pair.reshape(pair.shape[0], -1, 2)).astype(F2)).view(U4)[..., 0]
+            total = _add_pairs(addend, parts[2 * k], parts[2 * k + 1])
         else:
-            total = addend + one.reshape(one.shape[0], -1)
+            total = addend + parts[k].view(addend.dtype)
         if not every:
             whole = np.zeros((lanes[0], count, _GROUP), total.dtype)
             whole[:, groups] = total.reshape(total.shape[0], len(groups), _GROUP)
             total = whole.reshape(lanes)
         results.append(total)
     return results
+
+
+def _add_pairs(addend: Array, even: Array, odd: Array) -> Array:
+    halves = ((addend >> U4(n)).astype(U2).view(F2).astype(F4) for n in (0, 16))
+    low, high = ((x + y).astype(F2).view(U2).astype(U4) for x, y in zip(halves, (even, odd), strict=True))
+    return low | (high << U4(16))

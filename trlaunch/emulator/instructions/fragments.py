@@ -22,7 +22,7 @@ import numpy as np
 from trlaunch.emulator.instructions.base import F2, F4, F8, I1, I2, I4, U1, U2, U4, Array, runtime
 from trlaunch.emulator.instructions.floating import bf16_to_f32
 
-__all__ = ["element", "f16_to_f32", "fragment_a", "registers_to_rows"]
+__all__ = ["element", "even_and_odd", "f16_to_f32", "fragment_a", "registers_to_rows"]
 
 _UNIT = np.complex128
 #: A list of registers; or rows of ``ldmatrix`` and the number of the matrix that each register is.
@@ -144,7 +144,7 @@ def _matrix_b(fragments: list[Units], kind: str, trans: bool) -> Array:
         for n, units in enumerate(fragments):
             for k, unit in enumerate(units):
                 out[:, :, k, :, n] = unit
-        return _even_and_odd(out.view(U4).reshape(*out.shape[:2], words * 8, -1), kind)
+        return even_and_odd(out.view(U4).reshape(*out.shape[:2], words * 8, -1), kind)
     out = _new(fragments, 2, len(fragments), 4, words)
     for n, units in enumerate(fragments):
         for k, unit in enumerate(units):
@@ -152,8 +152,8 @@ def _matrix_b(fragments: list[Units], kind: str, trans: bool) -> Array:
     return _numbers(out, len(fragments) * 8, kind).swapaxes(2, 3)
 
 
-def _even_and_odd(words: Array, kind: str) -> Array:
-    """The lower, then the upper halves of words."""
+def even_and_odd(words: Array, kind: str) -> Array:
+    """Values of f16 or bf16 in words: of all lower, then of all upper halves along the last axis."""
     halves = np.empty((*words.shape[:-1], 2, words.shape[-1]), U4)
     np.left_shift(words, U4(16), out=halves[..., 0, :])
     np.bitwise_and(words, U4(0xFFFF0000), out=halves[..., 1, :])
