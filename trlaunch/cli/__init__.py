@@ -11,10 +11,12 @@ from trlaunch.cli.bundle import bundle
 from trlaunch.cli.cache import app as cache
 from trlaunch.cli.check import check
 from trlaunch.cli.coredump import coredump
+from trlaunch.cli.debug import debug
 from trlaunch.cli.diff import diff
 from trlaunch.cli.inspect import inspect
 from trlaunch.cli.investigate import investigate
 from trlaunch.cli.lower import lower
+from trlaunch.cli.map import map_
 from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
 from trlaunch.cli.values import values
@@ -57,3 +59,5 @@ app.add_typer(cache, name="cache")
 app.command()(values)
 app.command()(passes)
 app.command()(coredump)
+app.command()(debug)
+app.command(name="map")(map_)

@@ -7,17 +7,33 @@
 >>> trlaunch.emulator.check
 'memory,race,init'
 >>> trlaunch.emulator.check = "memory"
+
+`trace` records what registers hold, `memory_map` counts what arrays are touched by; both are context managers.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from trlaunch.emulator import settings
 from trlaunch.emulator.settings import checking
 
-__all__ = ["checking"]
+if TYPE_CHECKING:
+    from trlaunch.emulator.memory_maps import memory_map
+    from trlaunch.emulator.tracing import trace
+
+__all__ = ["checking", "memory_map", "trace"]
+
+_LAZY = {"memory_map": "memory_maps", "trace": "tracing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"trlaunch.emulator.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'trlaunch.emulator' has no attribute {name!r}")
 
 
 class _Emulator(ModuleType):

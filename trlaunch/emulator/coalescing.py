@@ -1,9 +1,9 @@
 """What a warp's access costs: the sectors of global memory and the wavefronts of shared memory that it takes.
 
 The model is that of NVIDIA's documents (CUDA C++ Best Practices Guide, "Coalesced Access to Global Memory" and "Shared
-Memory and Memory Banks"; Nsight Compute, "Memory Tables"): a warp's instruction is one request, which moves whole sectors
-of 32 bytes of global memory; shared memory has 32 banks of 4 bytes, each of which serves one word at a time, to all
-lanes that want it. Accesses of 8 bytes are served a half warp at a time, those of 16 bytes a quarter.
+Memory and Memory Banks"; Nsight Compute, "Memory Tables"): a warp's instruction is one request, which moves whole
+sectors of 32 bytes of global memory; shared memory has 32 banks of 4 bytes, each of which serves one word at a time, to
+all lanes that want it. Accesses of 8 bytes are served a half warp at a time, those of 16 bytes a quarter.
 """
 
 from __future__ import annotations

@@ -325,9 +325,12 @@ class Recorder(Observer):
             for buffer in found.buffers:
                 dtype = dtype_of(buffer, None)
                 itemsize = SCALARS[dtype].size
-                counts = (found.elements(buffer, effect, itemsize) for effect in _KINDS)
-                sums = (sum(getattr(r, what) for r in rows) for what in ("requests", "sectors", "useful"))
-                done.arguments[buffer.name] = ArgumentMap(buffer.name, dtype, *counts, *sums)
+                reads, writes, atomics = (found.elements(buffer, effect, itemsize) for effect in _KINDS)
+                argument = ArgumentMap(buffer.name, dtype, reads, writes, atomics)
+                argument.requests = sum(r.requests for r in rows)
+                argument.sectors = sum(r.sectors for r in rows)
+                argument.useful = sum(r.useful for r in rows)
+                done.arguments[buffer.name] = argument
         done.instructions = sorted(self._rows.values(), key=lambda r: (r.line, r.space, r.kind, r.argument))
         self.launches.append(done)
 

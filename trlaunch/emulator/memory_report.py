@@ -141,9 +141,9 @@ def pixels(counts: Array, most: int = _PIXELS) -> Array:
         flat = counts.reshape(-1)
         columns = min(len(flat), max(1, 1 << (len(flat).bit_length() // 2 + 1))) or 1
         rows = -(-len(flat) // columns) or 1
-        picture = np.full(rows * columns, np.nan)
-        picture[: len(flat)] = flat
-        picture = picture.reshape(rows, columns)
+        filled = np.full(rows * columns, np.nan)
+        filled[: len(flat)] = flat
+        picture: Array = filled.reshape(rows, columns)
     else:
         picture = counts.reshape(-1, counts.shape[-1]).astype(np.float64)
     for axis in (0, 1):
@@ -171,8 +171,8 @@ def plot(found: MemoryMap, folder: Path) -> list[Path]:
             figure = Figure(figsize=(5.5 * len(panels), 5), layout="constrained")
             _heat_maps(figure, argument, panels)
             written.append(_written(figure, folder, f"{found.kernel}.{argument.name}.png"))
-    if found.instructions:
-        count = len(found.instructions)
+    count = sum(not i.kind.startswith("tensor") for i in found.instructions)
+    if count:
         figure = Figure(figsize=(10, 1.5 + 0.3 * count), layout="constrained")
         _bars(figure, found)
         written.append(_written(figure, folder, f"{found.kernel}.instructions.png"))
@@ -191,8 +191,8 @@ def _written(figure: Any, folder: Path, name: str) -> Path:
 def _heat_maps(figure: Any, argument: ArgumentMap, panels: list[tuple[str, Array]]) -> None:
     shape = " x ".join(map(str, argument.reads.shape)) or "scalar"
     figure.suptitle(
-        f"{argument.name} ({argument.dtype}, {shape}): {argument.sectors_per_request:.2f} sectors a request,"
-        f" {argument.efficiency:.0%} of the bytes used"
+        f"{argument.name} ({argument.dtype}, {shape})\n"
+        f"{argument.sectors_per_request:.2f} sectors a request, {argument.efficiency:.0%} of the bytes wanted"
     )
     for number, (kind, counts) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), number)
@@ -212,9 +212,10 @@ def _blocks(size: int) -> str:
 
 def _bars(figure: Any, found: MemoryMap) -> None:
     """Sectors a request of global memory and turns a request of shared memory, an instruction a line."""
-    spaces = [s for s in ("global", "shared") if any(i.space == s for i in found.instructions)]
+    by_warps = [i for i in found.instructions if not i.kind.startswith("tensor")]
+    spaces = [s for s in ("global", "shared") if any(i.space == s for i in by_warps)]
     for number, space in enumerate(spaces, 1):
-        rows = [i for i in found.instructions if i.space == space]
+        rows = [i for i in by_warps if i.space == space]
         axes = figure.add_subplot(1, len(spaces), number)
         names = [f"{i.line} {i.kind} {i.argument}".strip() for i in rows]
         at = np.arange(len(rows))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from trlaunch.emulator.tokens import TokenStream
 
 __all__ = [
-    "TYPE_SIZES", "Address", "Body", "CallSite", "Function", "Group", "Immediate", "Instruction", "LabelMark", "Module", "Negated",
-    "Operand", "Pair", "Param", "Position", "Register", "Sink", "Special", "Symbol", "Variable", "Vector",
+    "TYPE_SIZES", "Address", "Body", "CallSite", "Function", "Group", "Immediate", "Instruction", "LabelMark", "Module",
+    "Negated", "Operand", "Pair", "Param", "Position", "Register", "Sink", "Special", "Symbol", "Variable", "Vector",
 ]  # fmt: skip
 
 #: Bytes of each fundamental type; ``pred`` has no size in memory.

@@ -460,7 +460,8 @@ class Session:
         row, shared = self._row(), self._shared()
         self._check_shared(address, nbytes)
         units = np.arange(address, address + nbytes, dtype=np.int64)
-        return np.asarray(shared.is_written(np.array([row]), units[None, :], 1))[0]
+        found: Array = shared.is_written(np.array([row]), units[None, :], 1)[0]
+        return found
 
     def _shared(self) -> Any:
         if self.engine.scheduler is None:
