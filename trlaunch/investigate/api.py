@@ -23,9 +23,10 @@ from trlaunch.kernel import Kernel
 
 __all__ = ["blame", "investigate", "investigate_trial", "launch_here", "sites_of"]
 
-#: Basic blocks after which the emulator says where a kernel is that does not end. Triton's longest loops are of some
-#: thousand turns; a block takes 20 to 100 microseconds.
-_STEPS = 100_000
+#: Basic blocks (20 to 100 microseconds each) after which the emulator gives up on a kernel that it is a witness of, and
+#: after which it says where a kernel is that did not end within the time limit.
+_WITNESS_STEPS = 200_000
+_STEPS = 20_000
 #: Seconds that a kernel is waited for in a replay that is to leave a core dump of a hang.
 _HANGS = 5.0
 
@@ -142,7 +143,7 @@ def _replay(trial: Trial, first: Outcome, timeout: float, delay: float, core: st
     if device.driver == "emulator":
         if first.status != "hang" or (first.error is not None and first.error.type == "Fault"):
             return None
-        return run(replace(trial, step_limit=_STEPS), timeout)  # to be told where it is
+        return run(replace(trial, step_limit=_STEPS), timeout + 30)  # to be told where it is
     if first.status == "hang":
         timeout = min(timeout, delay + _HANGS)
     return run(replace(trial, blocking=True, core=core if device.driver == "cuda" else "none"), timeout)
@@ -153,7 +154,7 @@ def _witness(trial: Trial, first: Outcome, timeout: float) -> Outcome | None:
     device = _device(trial, first)
     if first.ok or first.status in ("refused", "timeout") or device is None or device.driver != "cuda":
         return None
-    asked = replace(trial, device="emulator", check="warn", keep_outputs=False, repeat=1, step_limit=_STEPS)
+    asked = replace(trial, device="emulator", check="warn", keep_outputs=False, repeat=1, step_limit=_WITNESS_STEPS)
     return run(asked, timeout)
 
 

@@ -28,7 +28,7 @@ from trlaunch.investigate.carried import Spot
 from trlaunch.investigate.ring import SLOTS, VARIABLE, read_ring
 from trlaunch.investigate.trial import Died, Launched, Outcome, Scene, Trial
 
-__all__ = ["Ended", "environment", "launches_in", "outcome_in", "run", "wait"]
+__all__ = ["Ended", "environment", "launches_in", "outcome_in", "python_path", "run", "wait"]
 
 _POLL = 0.02  # s
 _KEPT_TEXT = 65536
@@ -76,6 +76,11 @@ def environment(
         if core == "light":
             found["CUDA_COREDUMP_GENERATION_FLAGS"] = _LIGHT
     return {**found, **(more or {})}
+
+
+def python_path(more: Mapping[str, str]) -> str:
+    """``PYTHONPATH`` with which a process imports what this one does, behind what `more` says."""
+    return os.pathsep.join(filter(None, [more.get("PYTHONPATH"), str(Path(__file__).parents[2]), *sys.path]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ def run(trial: Trial, timeout: float = 60.0) -> Outcome:
         folder = Path(name)
         trial.save(folder)
         env = environment(folder, ring=trial.ring, blocking=trial.blocking, core=trial.core, more=trial.environment)
-        env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+        env["PYTHONPATH"] = python_path(trial.environment)
         command = [sys.executable, "-m", "trlaunch.investigate.worker", str(folder)]
         ended = wait(command, folder, env, timeout, core_limit=trial.core_limit)
         return outcome_in(folder, ended)

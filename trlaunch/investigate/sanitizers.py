@@ -6,7 +6,6 @@ at the margin, and what belongs to it is indented. Findings are separated by emp
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from trlaunch.errors import ArgumentError, AssemblerMissing
 from trlaunch.investigate.carried import Spot
 from trlaunch.investigate.causes import causes
 from trlaunch.investigate.evidence import Evidence, Line, Site
-from trlaunch.investigate.isolation import Ended, environment, outcome_in, wait
+from trlaunch.investigate.isolation import Ended, environment, outcome_in, python_path, wait
 from trlaunch.investigate.report import Report
 from trlaunch.investigate.symptoms import of_status
 from trlaunch.investigate.trial import Died, Outcome, Trial
@@ -227,7 +226,7 @@ def sanitize_trial(trial: Trial, tool: str = "memcheck", *, timeout: float = 300
         folder = Path(name)
         trial.save(folder)
         env = environment(folder, ring=trial.ring, more=trial.environment)
-        env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+        env["PYTHONPATH"] = python_path(trial.environment)
         command = [sys.executable, "-m", "trlaunch.investigate.worker", str(folder)]
         ended, text = _under(command, tool, folder, env, timeout, None, False)
         outcome = outcome_in(folder, ended)
