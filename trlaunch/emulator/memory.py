@@ -81,7 +81,7 @@ class GlobalMemory:
             return None
         offset = address - U8(found.base)
         if mask is not None:
-            offset = offset * mask
+            offset = _only(offset, mask)
         if int(offset.max()) > found.nbytes - size:
             return None
         if found.lead:
@@ -138,7 +138,7 @@ class GlobalMemory:
                 return np.zeros((1, 1), VIEWS[size])
         hit = self._find(address, mask, size, site)
         if hit is not None:
-            return hit[0].view(size).take(hit[1])
+            return hit[0].view(size).take(hit[1], mode="clip")  # inside, so this only saves NumPy's own check
         result: Array | None = None
         for found, here, index in self._pieces(address, mask, size, site, "load"):
             if result is None:
@@ -212,11 +212,45 @@ def trim(mask: Array) -> tuple[Array | None, bool]:
     return trimmed, trimmed is not _NOBODY
 
 
+def _only(offset: Array, mask: Array) -> Array:
+    """`offset` of the lanes of a mask, 0 of the others."""
+    if mask.shape == offset.shape:
+        return np.where(mask, offset, offset.dtype.type(0))
+    return offset * mask.astype(offset.dtype)
+
+
+def _columns(mask: Array) -> slice | Array:
+    """The columns of a mask of shape (1, T), as a slice if they are side by side."""
+    columns = np.flatnonzero(mask[0])
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    return slice(first, last) if last - first == len(columns) else columns
+
+
+def _put(rows: Array, at: Array, value: Array) -> None:
+    """``rows[:, at] = value``, faster where `at` is some range in another order, as it is with swizzled layouts."""
+    if len(at) > 1 and rows.shape[0] * len(at) > 4096:
+        first, last = int(at.min()), int(at.max()) + 1
+        if last - first <= len(at):
+            source = np.full(last - first, -1, dtype=np.int64)
+            source[at - first] = np.arange(len(at))
+            if int(source.min()) >= 0:
+                rows[:, first:last] = value.take(source, axis=1, mode="clip") if value.shape[1] > 1 else value
+                return
+    rows[:, at] = value
+
+
 def _scatter(view: Array, index: Array, value: Array, mask: Array | None) -> None:
     if mask is None:
         if index.size == 1 and value.size > 1:
             view[index.item()] = value[-1, -1]  # the last lane's
             return
+        shape = np.broadcast_shapes(index.shape, value.shape)
+        view[index if index.shape == shape else np.broadcast_to(index, shape)] = value
+        return
+    if mask.shape[0] == 1 and index.shape[1] == mask.shape[1] > 1:
+        columns = _columns(mask)
+        index = index[:, columns]
+        value = value[:, columns] if value.shape[1] > 1 else value
         shape = np.broadcast_shapes(index.shape, value.shape)
         view[index if index.shape == shape else np.broadcast_to(index, shape)] = value
         return
@@ -273,7 +307,7 @@ class SharedMemory:
 
     def _index(self, address: Array, mask: Array | None, size: int, site: int, action: str) -> Array:
         if mask is not None:
-            address = address * mask
+            address = _only(address, mask)
         offset = address.astype(np.int64) if address.dtype != U8 else address
         top = int(offset.max())
         if top > self.nbytes - size:
@@ -299,9 +333,9 @@ class SharedMemory:
         if index.shape[0] == 1:
             if not _written(self.common, index, size).all():
                 self._check(address, index, mask, size, site)
-            return self.views[size].take(index[0], axis=1)
+            return self.views[size].take(index[0], axis=1, mode="clip")
         self._check(address, index, mask, size, site)
-        return self.flat[size].take(index + self._rows[size])
+        return self.flat[size].take(index + self._rows[size], mode="clip")
 
     def _check(self, address: Array, index: Array, mask: Array | None, size: int, site: int) -> None:
         """A fault if an active lane reads bytes that nobody wrote."""
@@ -330,7 +364,7 @@ class SharedMemory:
                     value = value[:, keep]
             elif len(at) == 1 and value.shape[1] > 1:
                 value = value[:, -1:]
-            self.views[size][:, at] = value
+            _put(self.views[size], at, value)
             _mark(self.common, at, size)
             return
         rows = index + self._rows[size]

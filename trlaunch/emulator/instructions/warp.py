@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _LANES = np.arange(32, dtype=np.int64)
+_TWO_LANES, _FOUR_LANES = np.uint64, np.complex128
 
 
 def _members(c: Emitter, mask: str, operand: Operand) -> str:
@@ -81,7 +82,13 @@ def shuffle_xor(x: Array, distance: int) -> Array:
     """Butterfly over a power of two."""
     if x.shape[1] == 1:
         return x
-    return x.reshape(x.shape[0], -1, 2, distance)[:, :, ::-1].reshape(x.shape)
+    # Two or four lanes are moved as one element.
+    unit, count = (_TWO_LANES, distance // 2) if distance == 2 else (_FOUR_LANES, distance // 4)
+    wide = np.ascontiguousarray(x) if distance == 1 else np.ascontiguousarray(x).view(unit)
+    pairs = wide.reshape(x.shape[0], -1, 2, max(count, 1))
+    out = np.empty_like(pairs)
+    out[:, :, 0], out[:, :, 1] = pairs[:, :, 1], pairs[:, :, 0]
+    return out.view(x.dtype).reshape(x.shape)
 
 
 @runtime
