@@ -1,7 +1,8 @@
-"""Fixtures that several test folders share, and the one place where tests that need a GPU are skipped."""
+"""Fixtures that several test folders share, and the one place where tests that need a GPU or a browser are skipped."""
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 
 import pytest
@@ -46,9 +47,16 @@ def why_no_amd() -> str:
     return "" if not status and count else f"needs an AMD GPU: {count} devices ({status.name})"
 
 
+@cache
+def why_no_browser() -> str:
+    """Why tests marked ``browser`` cannot run here; empty where there are Chromium and its driver."""
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"needs {' and '.join(missing)} on the path" if missing else ""
+
+
 @pytest.fixture(autouse=True)
 def _skip_without_gpu(request: pytest.FixtureRequest) -> None:
-    for marker, reason in (("gpu", why_no_gpu), ("amd", why_no_amd)):
+    for marker, reason in (("gpu", why_no_gpu), ("amd", why_no_amd), ("browser", why_no_browser)):
         if request.node.get_closest_marker(marker) and reason():
             pytest.skip(reason())
 

@@ -22,7 +22,7 @@ import trlaunch.errors
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "trlaunch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ("torch", "triton", "cuda", "hip", "elftools", "msgpack", "rich", "typer")
+HEAVY = ("torch", "triton", "cuda", "hip", "elftools", "msgpack", "rich", "typer", "jinja2")
 
 # Which parts may import what is only there with an extra, or is slow.
 ROOMS = {
@@ -32,6 +32,7 @@ ROOMS = {
     "hip": ("trlaunch/hip/",),
     "typer": ("trlaunch/cli/",),
     "rich": ("trlaunch/cli/",),
+    "jinja2": ("trlaunch/investigate/html/",),
 }
 
 
