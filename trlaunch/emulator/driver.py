@@ -334,6 +334,8 @@ def _run(scheduler: Scheduler, instruments: Sequence[Instrument]) -> None:
         instrument.attach(scheduler)
     try:
         scheduler.run()
+        for instrument in instruments:
+            instrument.detach(scheduler)
     except Fault as fault:
         for instrument in instruments:
             instrument.failed(scheduler, fault)

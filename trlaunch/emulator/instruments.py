@@ -46,6 +46,9 @@ class Instrument:
     def attach(self, scheduler: Scheduler) -> None:
         """A chunk of CTAs is about to run; `Scheduler.functions` may be replaced."""
 
+    def detach(self, scheduler: Scheduler) -> None:
+        """A chunk of CTAs has run to its end."""
+
     def failed(self, scheduler: Scheduler, fault: Fault) -> None:
         """A chunk of CTAs died; its state is as it was then."""
 

@@ -81,6 +81,10 @@ class Groups:
         """Threads close their groups."""
         self._committed += wide(mask, self.shape)
 
+    def left(self) -> list[tuple[Array, Array, Array]]:
+        """Rows, threads and records of the work that nobody has waited for."""
+        return [(work[0], work[1], work[3]) for work in self._work if len(work[0])]
+
     def wait(self, mask: Array | None, pending: int, uncommitted: bool = False) -> list[tuple[Array, ...]]:
         """Rows, threads, granules and records of the work that is done when all but `pending` groups are."""
         if not self._work:

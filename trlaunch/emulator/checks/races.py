@@ -14,7 +14,7 @@ from trlaunch.emulator.checks.clocks import MOST_WARPS, Clocks, Releases
 from trlaunch.emulator.checks.findings import Findings
 from trlaunch.emulator.checks.global_races import GlobalRaces
 from trlaunch.emulator.checks.lanes import Touch, warps_of
-from trlaunch.emulator.checks.records import Sites
+from trlaunch.emulator.checks.records import Sites, places
 from trlaunch.emulator.checks.reports import Reports
 from trlaunch.emulator.checks.shared_races import SharedRaces
 from trlaunch.emulator.checks.slices import Slices
@@ -36,13 +36,15 @@ _unwaited: dict[int, tuple[Program, list[tuple[int, int]]]] = {}
 class Races(Observer):
     """Follows one launch."""
 
+    reluctant = True
+
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
         self._global: GlobalRaces | None = None
 
     def most_lanes(self, program: Program, config: LaunchConfig) -> int:
         warps = -(-int(np.prod(config.block)) // 32)
-        nbytes = (program.static_shared + config.shared) // Sites(program).shared * 8 * (1 + warps + (warps + 3) // 4)
+        nbytes = (program.static_shared + config.shared) // Sites(program).shared * 8 * (1 + 2 * warps)
         return min(_LANES, max(1, _BYTES // max(nbytes, 1)) * warps * 32)
 
     def begin(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:  # noqa: ARG002
@@ -76,6 +78,11 @@ class Races(Observer):
             self._global = GlobalRaces(chunk.memory.ranges, self._sites, self._shape[1], Slices(scheduler.program))
         self._global.begin(chunk.memory, self._clocks, reports)
         self._issuers = np.zeros(0, np.int64)
+        self._reports = reports
+
+    def detach(self, scheduler: Scheduler) -> None:  # noqa: ARG002
+        for row, thread, record in self._shared.bulk.left():
+            self._reports.unfinished(self._sites.site(int(places(record[:1])[0])), row, thread)
 
     # What happens.
 
@@ -102,13 +109,15 @@ class Races(Observer):
             races.order(site, touch)
 
     def _operand(self, address: Array, mask: Array | None) -> Touch:
-        """16-byte parts that warpgroups read, each in the name of its first thread."""
+        """16-byte parts that warpgroups read: each warp all of them, in the name of its first thread."""
         ctas = self._shape[0]
         columns = address.shape[1]
         size = ctas, columns
         row, column = np.nonzero(np.ones(size, bool) if mask is None else np.broadcast_to(mask, size))
         group = self._issuers[column * len(self._issuers) // columns]
-        return Touch(row, group * 128, np.broadcast_to(address, size)[row, column].astype(np.int64), None)
+        at = np.broadcast_to(address, size)[row, column].astype(np.int64)
+        warp = (group[:, None] * 4 + np.arange(4)).reshape(-1)
+        return Touch(np.repeat(row, 4), warp * 32, np.repeat(at, 4), None)
 
     def barrier(self, site: int, number: int, arrived: Array | None, waiting: Array | None) -> None:  # noqa: ARG002
         if arrived is None:

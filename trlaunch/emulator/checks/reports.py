@@ -76,6 +76,22 @@ class Reports:
         epoch = int(epochs(found)[0])
         self._say(site, place, what, touch, n, size, there, lanes, cta, linear % threads_of_cta, epoch, found, other)
 
+    def unfinished(self, site: int, row: Array, thread: Array) -> None:
+        """Threads that end while what they store is read from their CTA's shared memory."""
+        line = self.log.sites[site].line
+        if self.findings.collect and self.findings.again(self.log.kernel, "race", line):
+            return
+        lanes = np.zeros(self.log.lanes, bool)
+        lanes[row, thread] = True
+        text = (
+            "the thread ends without a cp.async.bulk.wait_group for this tensor store: shared memory may be another"
+            " CTA's before it has been read"
+        )
+        fault = self.log.fault("race", text, site, lanes)
+        if not self.findings.collect:
+            raise fault
+        self.findings.add(self.log.kernel, fault)
+
     def register(self, use: int, product: int) -> None:
         """A register of a ``wgmma`` that is used before its group was waited for."""
         sites, module = self.log.sites, self.log.module

@@ -1,7 +1,7 @@
 """Races in the shared memory of a chunk of CTAs.
 
-Of every granule, the last write, the last read of each warp, and the last read of each warpgroup that is still under way
-(an operand of ``wgmma``, the source of a tensor store) are kept as records. An access races with those that its warp
+Of every granule, the last write, the last read of each warp, and the last one that is still under way (an operand of
+``wgmma``, the source of a tensor store) are kept as records. An access races with those that its warp
 does not know of (`trlaunch.emulator.checks.clocks`).
 """
 
@@ -36,11 +36,10 @@ class SharedRaces:
         self.size = sites.shared
         self.stride = memory.stride // self.size
         self.warps = clocks.warps
-        self.groups = (self.warps + 3) // 4
         count = memory.ctas * self.stride
         self.written = np.zeros(count, np.uint64)
         self.read = np.zeros((count, self.warps), np.uint64)
-        self.flying = np.zeros((count, self.groups), np.uint64)
+        self.flying = np.zeros((count, self.warps), np.uint64)
         shape = memory.ctas, self.warps * 32
         self.copies, self.products, self.bulk = Groups(shape), Groups(shape), Groups(shape)
 
@@ -157,7 +156,7 @@ class SharedRaces:
             if bad.any():
                 self.reports.shared(site, what, touch, size, record, bad, "fence")
         made = records(np.full(len(touch), FLYING), touch.thread, self.sites.place(site))
-        self.flying[at, (touch.thread >> 7)[:, None]] = made[:, None]
+        self.flying[at, (touch.thread >> 5)[:, None]] = made[:, None]
         groups.add(touch.row, touch.thread, at, made)
 
     def box(self, site: int, touch: Touch, units: Array, signal: Array | None) -> None:
@@ -186,9 +185,9 @@ class SharedRaces:
     def reads_done(self, groups: Groups, mask: Array | None, pending: int) -> None:
         """Warpgroups know that operands have been read; threads, that what they store has."""
         for row, thread, at, record in groups.wait(mask, pending):
-            warp, group = (thread >> 5)[:, None], (thread >> 7)[:, None]
+            warp = (thread >> 5)[:, None]
             made = records(self.clocks.epoch[row, thread >> 5], thread, int(places(record[:1])[0]))
-            self.flying[at, group] = np.where(self.flying[at, group] == record[:, None], 0, self.flying[at, group])
+            self.flying[at, warp] = np.where(self.flying[at, warp] == record[:, None], 0, self.flying[at, warp])
             self.read[at, warp] = np.maximum(self.read[at, warp], made[:, None])
 
 
