@@ -75,7 +75,7 @@ def hangs(e: Evidence) -> Iterator[Cause]:
     if e.outcome.status != "hang":
         return
     own = e.own_site
-    limit = e.outcome.error.message if e.outcome.error else ""
+    limit = e.outcome.error.message if e.outcome.error else "the kernel did not end within the time limit"
     for site in e.sites:
         if site.symptom != "hang" or site.witness != "emulator":
             continue
