@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from trlaunch.arguments import ArgumentSpec, UsageError, parse_argument, parse_grid
+from trlaunch.arguments import UsageError, parse_argument, parse_grid
 from trlaunch.artifact import Artifact
 from trlaunch.cli.exits import Exit, reporting
-from trlaunch.cli.options import DeviceOption, Json, MetadataOption, NameOption, SignatureOption
+from trlaunch.cli.options import DeviceOption, Json, MetadataOption, NameOption, SignatureOption, split_arguments
 from trlaunch.cli.output import print_json
 from trlaunch.investigate import Report, investigate_program
 from trlaunch.investigate.api import investigate as investigate_launch
@@ -89,7 +89,7 @@ def investigate(
             if not path.exists():
                 raise UsageError(f"{str(path)!r} does not exist")
             source = Artifact.from_cache(path, name) if path.is_dir() else Artifact.from_file(path, metadata)
-            positional, named = _arguments([parse_argument(text) for text in arg or ()])
+            positional, named = split_arguments([parse_argument(text) for text in arg or ()])
             report = investigate_launch(
                 source,
                 grid=parse_grid(grid),
@@ -127,13 +127,3 @@ def show_report(report: Report, save: Path | None, html: Path | None, as_json: b
     code = _CODES.get(report.status, Exit.FAULT)
     if code:
         raise typer.Exit(code)
-
-
-def _arguments(specs: list[ArgumentSpec]) -> tuple[list[ArgumentSpec], dict[str, ArgumentSpec]]:
-    by_position = {spec.key: spec for spec in specs if isinstance(spec.key, int)}
-    named = {spec.key: spec for spec in specs if isinstance(spec.key, str)}
-    if len(by_position) + len(named) != len(specs):
-        raise UsageError("an argument was given twice")
-    if missing := sorted(set(range(len(by_position))) - by_position.keys()):
-        raise UsageError(f"argument {missing[0]} is missing: expected positions from 0 without a gap")
-    return [by_position[i] for i in range(len(by_position))], named

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import trlaunch
-from trlaunch.arguments import UsageError
+from trlaunch.arguments import ArgumentSpec, UsageError
 
 __all__ = [
     "CompileOption",
@@ -23,6 +23,7 @@ __all__ = [
     "TargetOption",
     "compile_options",
     "open_kernel",
+    "split_arguments",
 ]
 
 File = Annotated[
@@ -99,3 +100,20 @@ def open_kernel(
     if file.is_dir():
         return trlaunch.Kernel.from_cache(file, name=name, signature=signature, device=device, dump=wanted)
     return trlaunch.Kernel.from_file(file, metadata, name=name, signature=signature, device=device, dump=wanted)
+
+
+def split_arguments(specs: list[ArgumentSpec]) -> tuple[list[ArgumentSpec], dict[str, ArgumentSpec]]:
+    """Arguments in order, and those by name.
+
+    Raises
+    ------
+    UsageError
+        One is given twice, or a position is left out.
+    """
+    by_position = {spec.key: spec for spec in specs if isinstance(spec.key, int)}
+    named = {spec.key: spec for spec in specs if isinstance(spec.key, str)}
+    if len(by_position) + len(named) != len(specs):
+        raise UsageError("an argument was given twice")
+    if missing := sorted(set(range(len(by_position))) - by_position.keys()):
+        raise UsageError(f"argument {missing[0]} is missing: expected positions from 0 without a gap")
+    return [by_position[i] for i in range(len(by_position))], named
