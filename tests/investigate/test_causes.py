@@ -65,6 +65,7 @@ WGMMA = "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%f1}, %rd1, %rd2, 1
 TMA = (
     "\tcp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r8], [%rd1, {%r79, %r44}], [%r5];"
 )
+WAIT = "\tmbarrier.init.shared.b64 [%r1], 1;\n\tmbarrier.try_wait.parity.shared.b64 %p1, [%r1], 0;"
 COPY = "UTMALDG.2D [UR8], [UR6]"
 
 FIRST = {
