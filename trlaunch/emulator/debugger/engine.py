@@ -183,10 +183,16 @@ class Engine(Instrument):
 
     def close(self) -> None:
         """End the launch wherever it is."""
-        if self.running:
+        if self.running and not self._quitting:
             self._quitting = True
             self._to_launch.release()
             self._wait()
+
+    def abandon(self) -> None:
+        """End the launch without waiting for that: whoever looked at it is gone."""
+        if self.running and not self._quitting:
+            self._quitting = True
+            self._to_launch.release()
 
     # The side of the launch.
 

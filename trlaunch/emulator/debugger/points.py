@@ -14,7 +14,7 @@ from trlaunch.emulator.instructions.base import U8, Array
 from trlaunch.emulator.local import LOCAL_WINDOW
 from trlaunch.emulator.memory import SHARED_WINDOW, bytes_at
 from trlaunch.emulator.registers import instruction_at
-from trlaunch.emulator.syntax import Address, Register
+from trlaunch.emulator.syntax import TYPE_SIZES, Address, Instruction, Register
 from trlaunch.errors import EmulatorError
 
 if TYPE_CHECKING:
@@ -208,12 +208,22 @@ def _writers(engine: Engine, block: int, mask: Array | None, point: Watchpoint) 
     if point.space == "shared":
         address = np.where((address >= SHARED_WINDOW) & (address < LOCAL_WINDOW), address - SHARED_WINDOW, address)
     near = np.broadcast_to(
-        (address < U8(point.address + point.nbytes)) & (address + U8(16) > U8(point.address)), engine.lanes
+        (address < U8(point.address + point.nbytes)) & (address + U8(_size(instruction)) > U8(point.address)),
+        engine.lanes,
     )
     if point.space == "shared":
         near = near & (engine.ctas == point.cta)[:, None]
     found = active & near
     return found if found.any() else active
+
+
+def _size(instruction: Instruction) -> int:
+    """Bytes that a lane writes, as far as the opcode says."""
+    parts = instruction.opcode.split(".")
+    if parts[0] not in ("st", "atom", "red"):
+        return 16
+    size = next((TYPE_SIZES[p] for p in reversed(parts) if TYPE_SIZES.get(p)), 16)
+    return size * next((int(p[1]) for p in parts if p in ("v2", "v4", "v8")), 1)
 
 
 def where(engine: Engine, text: str, block: int | None) -> tuple[str, list[int]]:

@@ -125,6 +125,11 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        engine = getattr(self, "engine", None)
+        if engine is not None:
+            engine.abandon()
+
     def _resume(self, goal: Goal | None) -> Stop:
         self.points.install(self.engine)
         self.engine.resume(goal)
