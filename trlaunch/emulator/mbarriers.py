@@ -35,14 +35,16 @@ def _arrive(old: Array, count: Array, nbytes: Array) -> Array:
     return word | pending | (expected << U8(20)) | ((left & _BYTES).astype(U8) << U8(40))
 
 
-def describe(word: int) -> str:
-    """A barrier's state in words."""
+def describe(word: int, came: int = 0) -> str:
+    """A barrier's state in words; `came` bytes of copies have come in this phase."""
     if not word & _VALID:
         return "not an initialised mbarrier"
-    nbytes = ((word >> 40) & _BYTES) - _HALF
-    return f"phase {word >> 62 & 1} waits for {word & _COUNT} of {word >> 20 & _COUNT} arrivals and " + (
-        f"{nbytes} bytes" if nbytes >= 0 else f"has {-nbytes} bytes more than were expected"
-    )
+    nbytes, missing, count = ((word >> 40) & _BYTES) - _HALF, word & _COUNT, word >> 20 & _COUNT
+    text = f"phase {word >> 62 & 1} expects {count} arrival{'s' if count != 1 else ''}, found {count - missing}"
+    if nbytes or came:
+        text += f"; expects {nbytes + came} bytes of copies, found {came}"
+    left = f"{nbytes} bytes" if nbytes >= 0 else f"has {-nbytes} bytes more than were expected"
+    return f"{text} (waits for {missing} of {count} arrivals and {left})"
 
 
 class Barriers:
@@ -54,6 +56,8 @@ class Barriers:
         self.waits: dict[int, tuple[Array, Array | None]] = {}
         #: Copies nobody has waited for: by the barrier's address, CTAs and the 16-byte units each wrote.
         self._unseen: dict[int, list[tuple[Array, Array]]] = {}
+        #: By address, bytes of copies that came to each CTA's barrier in the phase of this bit, for the same report.
+        self._came: dict[int, tuple[Array, Array]] = {}
 
     def _check(self, address: Array, mask: Array | None, site: int) -> Array:
         words = self.shared.load(address, mask, 8, site)
@@ -99,8 +103,18 @@ class Barriers:
             raise self.log.fault(
                 "mbarrier", "the copy signals something that is not an initialised mbarrier", site, None
             )
+        for at in dict.fromkeys(address.tolist()):
+            self._add_up(at, rows[address == at], nbytes)
         count = np.zeros(len(index), U8)
         serialise(words, index, _arrive, [count, np.full(len(index), -nbytes, np.int64)])
+
+    def _add_up(self, at: int, rows: Array, nbytes: int) -> None:
+        """Bytes of copies have come to the barriers of these CTAs (more than once, where there are several)."""
+        words = self.shared.flat[8].view(U8)[at // 8 :: self.shared.stride // 8]
+        phase = (words >> U8(62)) & U8(1)
+        came, before = self._came.get(at, (np.zeros(len(phase), np.int64), phase))
+        came = np.where(phase == before, came, 0) + nbytes * np.bincount(rows, minlength=len(phase))
+        self._came[at] = came, phase
 
     def expect(self, rows: Array, address: Array, units: Array) -> None:
         """16-byte units of shared memory that may be read once the phase of the barrier is known to be over."""
@@ -149,5 +163,7 @@ class Barriers:
                 row, lane = (int(n[0]) for n in np.nonzero(wide))
                 at = int(every[row, lane])
                 word = int(self.shared.flat[8].view(U8)[row * (self.shared.stride // 8) + at // 8])
-                found.append((site, f"mbarrier at shared address {at:#x}: {describe(word)}"))
+                came, phase = self._came.get(at, (np.zeros(row + 1, np.int64), np.zeros(row + 1, U8)))
+                tally = int(came[row]) if int(phase[row]) == word >> 62 & 1 else 0
+                found.append((site, f"mbarrier at shared address {at:#x}: {describe(word, tally)}"))
         return found
