@@ -52,10 +52,11 @@ _KINDS = (
     (re.compile(r"(?:Device|Warp) [Aa]ssert"), "assert"),
 )
 _STATUS = re.compile(r"Program hit (\w+) \(error (\d+)\) due to (.*?) on CUDA API call to (\w+)")
-_AT = re.compile(r"\bat (?:0x[0-9a-f]+ in )?(?P<function>[^\s+]+?)(?:\(.*?\))?\+(?P<offset>0x[0-9a-f]+)"
-                 r"(?: in (?P<file>.+?):(?P<line>\d+))?\s*$")  # fmt: skip
-_ACCESS = re.compile(r"(?P<kind>\w+) access(?: by Thread \(\d+,\d+,\d+\))? at (?P<function>[^\s+]+?)(?:\(.*?\))?"
-                     r"\+(?P<offset>0x[0-9a-f]+)(?: in (?P<file>.+?):(?P<line>\d+))?")  # fmt: skip
+_PLACE = r"(?P<function>\S.*?)\+(?P<offset>0x[0-9a-f]+)(?: in (?P<file>.+?):(?P<line>\d+))?"
+_AT = re.compile(rf"\bat (?:0x[0-9a-f]+ in )?{_PLACE}\s*$")
+_ACCESS = re.compile(rf"\b\w+ access(?: by Thread \(\d+,\d+,\d+\))? at {_PLACE}(?:\s|$)")
+#: A C++ function is printed with its return type and parameters.
+_NAME = re.compile(r"([\w$.:~@]+(?:<.*>)?)(?:\(.*\))?$")
 _THREAD = re.compile(r"\bby thread \((\d+),(\d+),(\d+)\) in block \((\d+),(\d+),(\d+)\)")
 _ADDRESS = re.compile(r"\bAddress (0x[0-9a-f]+)")
 _SIZE = re.compile(r"\bof size (\d+)(?: bytes)?")
@@ -161,7 +162,7 @@ def _records(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def _finding(symptom: str, head: str, details: list[str]) -> SanitizerFinding:
     whole = "\n".join([head, *details])
-    at = next((m for row in [*details, head] if (m := _AT.search(row) or _ACCESS.search(row))), None)
+    at = next((m for row in [head, *details] if (m := _ACCESS.search(row) or _AT.search(row))), None)
     thread = _THREAD.search(whole)
     address = _ADDRESS.search(whole)
     size = _SIZE.search(head)
@@ -172,7 +173,7 @@ def _finding(symptom: str, head: str, details: list[str]) -> SanitizerFinding:
         symptom,
         head,
         tuple(details),
-        function=at["function"] if at else None,
+        function=_name(at["function"]) if at else None,
         offset=int(at["offset"], 16) if at else None,
         file=at["file"] if at else None,
         line=int(at["line"]) if at and at["line"] else None,
@@ -181,6 +182,11 @@ def _finding(symptom: str, head: str, details: list[str]) -> SanitizerFinding:
         address=int(address[1], 16) if address else None,
         size=int(size[1]) if size else None,
     )
+
+
+def _name(text: str) -> str:
+    found = _NAME.search(text)
+    return found[1] if found else text
 
 
 # --- running it ------------------------------------------------------------------------------------------------------

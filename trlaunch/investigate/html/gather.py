@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from trlaunch.source_lines import Chain, chains, own_line
 if TYPE_CHECKING:
     from trlaunch.cuda.coredump import CoreDump
     from trlaunch.cuda.fault_site import CoreException
+    from trlaunch.cuda.module_image import Function, ModuleImage
     from trlaunch.investigate.evidence import Evidence, Site
     from trlaunch.investigate.report import Report
 
@@ -232,26 +233,49 @@ def _dump_sections(dump: CoreDump) -> Iterator[Section]:
 
 
 def _sass(fault: CoreException) -> Pane | None:
-    """The listing of the function that died, with the line of PTX that each instruction came from."""
+    """The listing of the function that died."""
     site = fault.site
     function = None if site.image is None or site.function is None else site.image.function(site.function)
     if site.image is None or function is None or site.instruction is None:
         return None
-    image, rows = site.image, []
-    try:
-        listed = image.instructions(function)
-    except AssemblerError:  # the site's own note says why
-        return None
-    for instruction in listed:
-        start = function.address - function.section_address
-        source, key = image.source(function, instruction.offset - start), ""
+    return _listing(site.image, function, lambda offset, _line: offset == site.offset)
+
+
+def _listing(image: ModuleImage, function: Function, marked: Callable[[int, int | None], bool]) -> Pane:
+    """A function's instructions with the line of PTX that each came from; `marked` is asked for offset and that line."""
+    rows = []
+    start = function.address - function.section_address
+    for instruction in image.instructions(function):
+        offset = instruction.offset - start
+        source, key = image.source(function, offset), ""
         while source is not None:
             key, source = f"{Path(source.file).name}:{source.line}", source.inlined_at
-        ptx = image.ptx_line(function, instruction.offset - start)
-        offset, _, text = str(instruction).partition(": ")
-        exact = "" if ptx is None else f"ptx-{ptx}"
-        rows.append(Row(offset, text, key, exact, instruction.offset == site.instruction.offset))
+        line = image.ptx_line(function, offset)
+        exact = "" if line is None else f"ptx-{line}"
+        number, _, text = str(instruction).partition(": ")
+        rows.append(Row(number, text, key, exact, marked(offset, line)))
     return Pane("sass", _TITLES["sass"], function.name, _cut(tuple(rows)))
+
+
+def _loaded(report: Report, lines: set[int]) -> tuple[Pane | None, list[str]]:
+    """The listing of the cubin that was launched, where there is no core dump: marked by lines of PTX."""
+    from trlaunch.cuda.module_image import ModuleImage
+
+    e = report.evidence
+    files: dict[str, bytes] = {} if e.trial is None else dict(e.trial.files)
+    for outcome in (e.outcome, e.replay):
+        files |= {} if outcome is None else dict(outcome.images)
+    for name, data in files.items():
+        if not name.endswith(".cubin"):
+            continue
+        try:
+            image = ModuleImage(data)
+            function = image.function(report.kernel or "")
+            if function is not None:
+                return _listing(image, function, lambda _offset, line: line in lines), []
+        except (AssemblerError, ImageError) as error:
+            return None, [f"SASS is not shown: {str(error).partition(chr(10))[0]}"]
+    return None, []
 
 
 def _with_registers(page: Page, fault: CoreException | None) -> Page:
@@ -302,7 +326,12 @@ def page_of_report(report: Report) -> Page:
     if fault is not None:
         for frame in fault.frames:
             levels.mark(frame.level, _own_number(frame))
-    panes = levels.panes(None if fault is None else _sass(fault))
+    if fault is not None:
+        sass = _sass(fault)
+    else:
+        sass, more = _loaded(report, levels.marks.get("ptx", set()))
+        notes += more
+    panes = levels.panes(sass)
     return _with_registers(
         Page(
             title=report.title,

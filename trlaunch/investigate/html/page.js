@@ -87,6 +87,8 @@ document.addEventListener("keydown", (event) => {
 for (const box of document.querySelectorAll("[data-pane]")) {
   box.addEventListener("change", () => {
     document.getElementById("pane-" + box.dataset.pane).hidden = !box.checked;
+    const count = document.querySelectorAll(".pane:not([hidden])").length;
+    document.querySelector(".panes").style.setProperty("--columns", count === 4 ? 2 : Math.min(Math.max(count, 1), 3));
   });
 }
 

@@ -136,6 +136,7 @@ class Page:
     backtrace : tuple of str
     sections : tuple of Section
     notes : tuple of str
+    made_by : str
     """
 
     title: str
@@ -154,3 +155,8 @@ class Page:
     sections: tuple[Section, ...] = ()
     notes: tuple[str, ...] = ()
     made_by: str = ""
+
+    @property
+    def columns(self) -> int:
+        """How many levels stand side by side: rows of equal length, three at most."""
+        return 2 if len(self.panes) == 4 else min(max(len(self.panes), 1), 3)

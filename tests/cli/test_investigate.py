@@ -1,0 +1,76 @@
+"""``trlaunch investigate``: of a kernel and of a program, on the emulator."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+ARGUMENTS = ("-a", "x_ptr=rand:fp32:1000", "-a", "1=rand:fp32:1000", "-a", "out_ptr=zeros:fp32:1000")
+
+
+@pytest.fixture
+def add(artifacts):
+    return artifacts / "add_kernel.ptx"
+
+
+def order(*words: str) -> tuple[str, ...]:
+    """Positions for the first three arguments, so that all go by position."""
+    return tuple(word.replace("x_ptr=", "0=").replace("out_ptr=", "2=") for word in words)
+
+
+def test_a_kernel_that_dies_is_exit_code_4_and_says_why(cli, add, tmp_path) -> None:
+    found = cli(
+        "investigate", add, "--grid", "2", "-d", "emulator", *order(*ARGUMENTS), "-a", "n_elements=2000", "--save",
+        tmp_path / "repro",
+    )  # fmt: skip
+    assert found.code == 4, found.err
+    assert "96 bytes past the end of x_ptr" in found.out
+    assert "tt.load" in found.out
+    assert "reproducer written to" in found.err
+    assert (tmp_path / "repro" / "reproduce.py").is_file()
+
+
+def test_json(cli, add) -> None:
+    found = cli("investigate", add, "-g", "2", "-d", "emulator", *order(*ARGUMENTS), "-a", "3=2000", "--json")
+    assert found.code == 4
+    assert found.json["causes"][0]["rule"] == "out-of-bounds"
+
+
+def test_a_kernel_that_ends(cli, add) -> None:
+    found = cli("investigate", add, "-g", "1", "-d", "emulator", *order(*ARGUMENTS), "-a", "3=992")
+    assert found.code == 0, found.err
+    assert "Nothing died" in found.out
+
+
+def test_a_launch_that_is_refused(cli, add) -> None:
+    found = cli("investigate", add, "-g", "1", "-d", "emulator", *order(*ARGUMENTS), "-a", "3=2.5")
+    assert found.code == 1
+    assert "expected an int for i32" in found.out
+
+
+def test_a_program(cli, tmp_path) -> None:
+    found = cli("investigate", "--json", "--", sys.executable, "-c", "import os; os.abort()")
+    assert found.code == 4
+    assert json.loads(found.out)["causes"][0]["rule"] == "host-crash"
+    found = cli("investigate", "--timeout", "30", "--", sys.executable, "-c", "pass", "--grid")
+    assert found.code == 0, found.err
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (("{add}",), "--grid is needed for add_kernel.ptx"),
+        (("nothing.ptx", "--grid", "1"), "does not exist"),
+        (("{add}", "more", "--grid", "1"), "one FILE was expected"),
+        (("{add}", "--grid", "1", "--core", "huge"), "expected light, full or none"),
+        (("{add}", "--grid", "1", "-a", "0=1", "-a", "0=2"), "given twice"),
+        (("{add}", "--grid", "1", "-a", "1=1"), "argument 0 is missing"),
+        (("--arg", "0=1", "--", "true"), "--arg is for a FILE"),
+    ],
+)
+def test_what_cannot_be_understood(cli, add, words, message) -> None:
+    found = cli("investigate", *(word.format(add=add) for word in words))
+    assert found.code == 2, found.out
+    assert message in found.err
