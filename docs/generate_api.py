@@ -28,6 +28,8 @@ MODULES = (
     "trlaunch.memory",
     "trlaunch.tensors",
     "trlaunch.tensor_descriptor",
+    "trlaunch.bundle",
+    "trlaunch.hooks",
     "trlaunch.image",
     "trlaunch.target",
     "trlaunch.driver",

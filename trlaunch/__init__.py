@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trlaunch._version import __version__
 
 if TYPE_CHECKING:
-    from trlaunch import bundle
+    from trlaunch import bisection, bundle, hooks
     from trlaunch.artifact import Artifact, Level
     from trlaunch.check import Finding, Report
     from trlaunch.comparison.difference import Difference, diff
@@ -91,7 +91,7 @@ _MODULES = {
     "tensor_descriptor": ("TensorDescriptor",),
     "tensors": ("Pointer",),
 }
-_PARTS = ("bundle",)  # modules that are public by their own name
+_PARTS = ("bisection", "bundle", "hooks")  # modules that are public by their own name
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -138,10 +138,12 @@ __all__ = [
     "__version__",
     "asarray",
     "at",
-    "coredump",
+    "bisection",
     "bundle",
+    "coredump",
     "diff",
     "empty",
+    "hooks",
     "investigate",
     "jit",
     "patch_triton",

@@ -340,6 +340,7 @@ typedef struct {
 
 static int launches_clear(Launches *self) {
     self->last = NULL;
+    self->next_device = 0;
     while (self->count) {
         self->count--;
         Py_CLEAR(self->plans[self->count]);
@@ -398,9 +399,17 @@ static PyObject *launches_add_device(Launches *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* While launches are hooked, bound callables find none; whoever empties this keeps the plans. */
+static PyObject *launches_forget(Launches *self, PyObject *unused) {
+    (void)unused;
+    launches_clear(self);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef launches_methods[] = {
     {"add", (PyCFunction)launches_add, METH_VARARGS, "add(plan, usual): of another device; for launches without device="},
     {"add_device", (PyCFunction)launches_add_device, METH_VARARGS, "Add an object that stands for a plan's device."},
+    {"forget", (PyCFunction)launches_forget, METH_NOARGS, "Drop every plan."},
     {NULL, NULL, 0, NULL}};
 
 static PyMemberDef launches_members[] = {{"fixed", T_INT, offsetof(Launches, fixed), READONLY, NULL}, {NULL}};
@@ -1063,7 +1072,7 @@ static int launch(Launches *launches, const Call *call) {
             found = queue(plan, call, &p, &other, launches);
         }
         if (found != ELSEWHERE) {
-            if (found == DONE && !call->device) launches->last = plan;
+            if (found == DONE && !call->device && launches->last) launches->last = plan; /* not if dropped meanwhile */
             return found;
         }
         for (int i = 0; !other && i < launches->count; i++)

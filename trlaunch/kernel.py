@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trlaunch import launching, streams
+from trlaunch import hook_switch, launching, streams
 from trlaunch.artifact import Artifact, Level
 from trlaunch.check import Finding, Report, Subject, audit, audit_grid
 from trlaunch.code import Code
@@ -102,9 +102,9 @@ class Kernel(launching.Launched):
         self._given_shared = shared
         self._check = check
         self.signature = self.code.signature(self.entry, self.image.format, signature)
-        self._launches = launching.launches(self._given_device is not None)
         self._lock = threading.Lock()
         self._loaded: dict[Device, _Loaded] = {}
+        launching.register(self, self._given_device is not None)
 
     # --- where kernels come from -------------------------------------------------------------------------------------
 
@@ -423,10 +423,10 @@ class Kernel(launching.Launched):
         """
         shape = grid_sizes(grid)
         handle = None if stream is None else streams.handle(stream)
-        explain = functools.partial(self.launch, grid, stream=stream, device=device)
+        explain = functools.partial(hook_switch.relaunch, self, grid, stream=stream, device=device)
         if self._captures is not None:
             return explain
-        return launching.bind(self._launches, explain, shape, handle, device)
+        return launching.bind(self, explain, shape, handle, device)
 
     def __getitem__(self, grid: int | Sequence[int]) -> Callable[..., Run | None]:
         """``kernel[grid](...)``, as Triton writes it: `bind` with a grid alone."""

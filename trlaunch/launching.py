@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trlaunch import streams
+from trlaunch import hook_switch, streams
 from trlaunch.driver import Device
 from trlaunch.memory import DeviceArray
 from trlaunch.packing import Packer, reinterprets
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trlaunch.cuda.direct import DirectLaunch
     from trlaunch.driver import DeviceProperties, Function, LaunchConfig
 
-__all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn"]
+__all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn", "register"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,6 +42,7 @@ class Launched:
     """What launches by plans: its ``_launches`` is where the native launcher finds it without looking it up."""
 
     __slots__ = ("_launches",)
+    _launches: Any
 
 
 def _load() -> tuple[str, Any]:
@@ -106,6 +107,15 @@ class Launches:
         self.plans: list[_PythonPlan] = []
         self.last: _PythonPlan | None = None
 
+    def add(self, plan: _PythonPlan, usual: bool) -> None:
+        """Add a plan of another device; `usual`: for launches without device=, too."""
+        self.plans.append(plan)
+        self.last = plan if usual else self.last
+
+    def forget(self) -> None:
+        """Drop every plan."""
+        self.plans, self.last = [], None
+
     def run(self, grid: Any, args: tuple[Any, ...], stream: Any) -> bool:
         """Launch; ``False`` when it is for the explaining path."""
         last = self.last
@@ -121,9 +131,9 @@ class Launches:
         return False
 
 
-def launches(fixed: bool) -> Any:
-    """An empty collection of plans, native where that is possible."""
-    return _native.Launches(fixed) if _native is not None else Launches(fixed)
+def register(kernel: Any, fixed: bool) -> None:
+    """Give a new kernel an empty collection of plans, native where that is possible."""
+    hook_switch.register(kernel, Launches if _native is None else _native.Launches, fixed)
 
 
 def learn(
@@ -269,8 +279,9 @@ def accelerated(function: _F) -> _F:
     return launch  # type: ignore[return-value]
 
 
-def bind(known: Any, explain: Callable[..., Any], grid: Any, stream: Any, device: Any) -> Callable[..., Any]:
+def bind(kernel: Any, explain: Callable[..., Any], grid: Any, stream: Any, device: Any) -> Callable[..., Any]:
     """A callable that launches on `grid`, by a plan or by `explain`."""
+    known = hook_switch.bindable(kernel)
     if _native is not None:
         bound: Callable[..., Any] = _native.Bound(known, explain, grid, stream, device)
         return bound

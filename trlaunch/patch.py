@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from trlaunch import hook_switch
 from trlaunch.artifact import Artifact, Level
 from trlaunch.devices import default_device, get
 from trlaunch.driver import Device, DeviceProperties
@@ -340,7 +341,9 @@ class _Launcher:
         else:
             artifact = Artifact(Level.CUBIN, function.data, None, metadata)
         signature = None if self._types is None else dict(self._types)
-        return Kernel(artifact, name=function.name, signature=signature, check=self._patch.check)
+        kernel = Kernel(artifact, name=function.name, signature=signature, check=self._patch.check)
+        hook_switch.seen_by_triton.add(kernel)
+        return kernel
 
     def _ptx(self, key: str) -> bytes:
         """The PTX that Triton left in its cache beside the binary."""
