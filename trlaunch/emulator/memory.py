@@ -101,11 +101,14 @@ class GlobalMemory:
             index = self._inside(found, address, mask, size)
             if index is not None:
                 return found, index
+        row, column = divmod(int(mask.argmax()), mask.shape[1]) if mask is not None else (0, 0)
+        first = int(address[row if address.shape[0] > 1 else 0, column if address.shape[1] > 1 else 0])
         for found in self.ranges:
-            index = self._inside(found, address, mask, size)
-            if index is not None:
-                self._last[site] = found
-                return found, index
+            if found.base <= first < found.base + found.nbytes:
+                index = self._inside(found, address, mask, size)
+                if index is not None:
+                    self._last[site] = found
+                    return found, index
         return None
 
     def _pieces(

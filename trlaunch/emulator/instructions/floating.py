@@ -180,15 +180,33 @@ def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - part)) + (b - part)
 
 
+#: Lanes whose intermediate results in f64 stay in the cache.
+_FEW = 16384
+
+
 @runtime
 def fma32(a: Array, b: Array, c: Array) -> Array:
     """``fma.rn.f32``: the product is exact in f64; where the sum lies near a tie of f32 it is rounded to odd first."""
+    shape = np.broadcast_shapes(a.shape, b.shape, c.shape)
+    if len(shape) < 2 or shape[0] * shape[1] <= _FEW:
+        return _fma32(a, b, c)
+    out = np.empty(shape, F4)
+    rows = max(1, _FEW // shape[1])
+    for start in range(0, shape[0], rows):
+        part = slice(start, start + rows)
+        out[part] = _fma32(*(x[part] if x.shape[0] > 1 else x for x in (a, b, c)))
+    return out
+
+
+def _fma32(a: Array, b: Array, c: Array) -> Array:
     product = a.astype(F8) * b
     total = product + c
     result = total.astype(F4)
     # The bits that f32 drops are exactly a half, or the result is subnormal and drops more.
     tie = (total.view(U8) & U8(0x1FFFFFFF)) == U8(0x10000000)
-    tie |= (np.abs(total) < 2.0**-125) & (total != 0)
+    small = np.abs(result) < F4(2.0**-125)
+    if small.any():
+        tie |= small & (total != 0)
     if tie.any():
         wide = np.broadcast_to(product, total.shape)[tie], np.broadcast_to(c, total.shape)[tie].astype(F8)
         result[tie] = _to_odd(*_two_sum(*wide)).astype(F4)
