@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import trlaunch
+from trlaunch.cli.bisect import app as bisect
 from trlaunch.cli.bundle import bundle
 from trlaunch.cli.cache import app as cache
 from trlaunch.cli.check import check
@@ -19,6 +20,7 @@ from trlaunch.cli.lower import lower
 from trlaunch.cli.map import map_
 from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
+from trlaunch.cli.sanitize import sanitize
 from trlaunch.cli.values import values
 
 __all__ = ["app"]
@@ -52,9 +54,11 @@ app.command()(inspect)
 app.command()(check)
 app.command()(run)
 app.command()(investigate)
+app.command(context_settings={"allow_interspersed_args": False})(sanitize)
 app.command()(lower)
 app.command()(bundle)
 app.command()(diff)
+app.add_typer(bisect, name="bisect")
 app.add_typer(cache, name="cache")
 app.command()(values)
 app.command()(passes)

@@ -107,11 +107,13 @@ class Difference:
         sides = {level: tuple(self._code(build, level).by_line() for build in self._builds) for level in self.levels}
         places = sorted({place for pair in sides.values() for side in pair for place in side})
         rows = []
-        for place in places:
+        for file, line in places:
+            place = (file, line)
             codes = {level: (a.get(place, []), b.get(place, [])) for level, (a, b) in sides.items()}
             rows.append(
                 LineRow(
-                    *place,
+                    file,
+                    line,
                     {level: (len(a), len(b)) for level, (a, b) in codes.items()},
                     tuple(level for level, (a, b) in codes.items() if _normal(level, a) != _normal(level, b)),
                 )
