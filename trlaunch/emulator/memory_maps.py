@@ -304,7 +304,8 @@ class Recorder(Observer):
             if buffer.nbytes:
                 areas.setdefault((buffer.address, buffer.nbytes), _Area([])).buffers.append(buffer)
         self._areas, self._rows = list(areas.values()), {}
-        self._empty = [b for b in arguments.buffers if not b.nbytes]
+        numbers = {key: n for n, key in enumerate(areas)}
+        self._buffers = [(b, numbers.get((b.address, b.nbytes), -1)) for b in arguments.buffers]
         self._program = program
 
     def attach(self, scheduler: Scheduler) -> None:
@@ -318,19 +319,18 @@ class Recorder(Observer):
             return
         self._map = None
         totals: dict[int, list[InstructionMap]] = {}
-        for (_, _, _, area), row in self._rows.items():
-            totals.setdefault(area, []).append(row)
-        for number, found in enumerate([*self._areas, *(_Area([b]) for b in self._empty)]):
-            rows = totals.get(number, [])
-            for buffer in found.buffers:
-                dtype = dtype_of(buffer, None)
-                itemsize = SCALARS[dtype].size
-                reads, writes, atomics = (found.elements(buffer, effect, itemsize) for effect in _KINDS)
-                argument = ArgumentMap(buffer.name, dtype, reads, writes, atomics)
-                argument.requests = sum(r.requests for r in rows)
-                argument.sectors = sum(r.sectors for r in rows)
-                argument.useful = sum(r.useful for r in rows)
-                done.arguments[buffer.name] = argument
+        for (_, _, _, number), row in self._rows.items():
+            totals.setdefault(number, []).append(row)
+        for buffer, number in self._buffers:
+            dtype = dtype_of(buffer, None)
+            area = self._areas[number] if number >= 0 else _Area([buffer])
+            reads, writes, atomics = (area.elements(buffer, effect, SCALARS[dtype].size) for effect in _KINDS)
+            argument = ArgumentMap(buffer.name, dtype, reads, writes, atomics)
+            rows = totals.get(number, []) if number >= 0 else []
+            argument.requests = sum(r.requests for r in rows)
+            argument.sectors = sum(r.sectors for r in rows)
+            argument.useful = sum(r.useful for r in rows)
+            done.arguments[buffer.name] = argument
         done.instructions = sorted(self._rows.values(), key=lambda r: (r.line, r.space, r.kind, r.argument))
         self.launches.append(done)
 
