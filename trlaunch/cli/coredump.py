@@ -17,6 +17,7 @@ from trlaunch.cli.options import Json
 from trlaunch.cli.output import facts, print_json, table
 from trlaunch.cuda.coredump_text import hexadecimal, lane_ranges, value_text
 from trlaunch.cuda.fault_site import CoreException
+from trlaunch.investigate.html import write_dump
 
 __all__ = ["coredump"]
 
@@ -35,15 +36,20 @@ def coredump(
         bool, typer.Option("--registers", "-r", help="Show every register of the faulting warps.")
     ] = False,
     every: Annotated[bool, typer.Option("--all", "-a", help="Show every warp that died, not the first four.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write it as one HTML file, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the exceptions of a GPU core dump: where, which instruction, with which operands, from which lines."""
     with reporting(as_json):
         dump = CoreDump(file, kernel_dir)
+        if html is not None:
+            write_dump(dump, html)
         if as_json:
             print_json(dump.as_dict(registers))
             return
         _show(dump, registers, None if every else 4)
+        if html is not None:
+            typer.echo(f"HTML written to {html}", err=True)
 
 
 def _show(dump: CoreDump, registers: bool, most: int | None) -> None:

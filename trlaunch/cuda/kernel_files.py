@@ -203,13 +203,16 @@ class KernelFiles:
         for file in files:
             try:
                 other = ModuleImage(file.read_bytes())
-                if other.function(name) is None:
-                    continue
-                if image.same_code(other, name):
+                same = image.same_code(other, name)
+            except (ImageError, OSError):
+                continue  # no kernel that could have died
+            if same:
+                try:
                     return Artifact.from_file(file), ""
+                except (ArtifactError, MetadataError) as error:
+                    return None, f"{file} is the kernel that died, but what is beside it cannot be read: {error}"
+            if other.function(name) is not None:
                 differing = differing or file
-            except (ImageError, ArtifactError, MetadataError, OSError):
-                continue  # not a kernel that could have died
         if differing is not None:
             return None, f"{differing} has a kernel {name!r}, but with other code than the one that died"
         return None, f"none of {len(files)} cubins under {root} has a kernel {name!r}"

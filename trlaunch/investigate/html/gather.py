@@ -242,7 +242,7 @@ def _sass(fault: CoreException) -> Pane | None:
 
 
 def _listing(image: ModuleImage, function: Function, marked: Callable[[int, int | None], bool]) -> Pane:
-    """A function's instructions with the line of PTX that each came from; `marked` is asked for offset and that line."""
+    """A function's instructions, each with its line of PTX; `marked` is asked with offset and line."""
     rows = []
     start = function.address - function.section_address
     for instruction in image.instructions(function):
