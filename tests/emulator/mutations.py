@@ -1,8 +1,8 @@
 """Kernels with one thing broken: what the checks make of each, and whether it can do harm at all.
 
-A subject is a test of a kernel: it launches it and compares the result with NumPy. A mutant is the same with one line of
-the PTX, one pointer or one buffer changed. Besides running a mutant under the checks, `harm` runs it with its warps one
-after the other, in several orders, without any check: lockstep hides missing barriers, this does not.
+A subject is a test of a kernel: it launches it and compares the result with NumPy. A mutant is the same with one line
+of the PTX, one pointer or one buffer changed. Besides running a mutant under the checks, `harm` runs it with its warps
+one after the other, in several orders, without any check: lockstep hides missing barriers, this does not.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tests import corpus
 from tests.emulator import archive, test_hopper, test_kernels, test_more_kernels
 from trlaunch.driver import Buffer, Function, LaunchConfig, PackedArguments
 from trlaunch.emulator import driver
+from trlaunch.emulator.cfg import Block
 from trlaunch.emulator.scheduler import Scheduler
 from trlaunch.errors import Fault
 
@@ -111,7 +112,9 @@ def subjects() -> list[Subject]:
     """Kernels of several releases and of both architectures that use shared memory or order their CTAs."""
     found = []
     for name, target, releases, test in _CORPUS:
-        cases = [c for c in corpus.cases(level="ptx") if c.name == name and c.target == target and c.release in releases]
+        cases = [
+            c for c in corpus.cases(level="ptx") if c.name == name and c.target == target and c.release in releases
+        ]
         assert len(cases) == len(releases), name
         found += [Subject(case, test) for case in cases]
     for name, target, release, test in _ARCHIVE:
@@ -275,14 +278,20 @@ class _WarpByWarp(Scheduler):
             mask = self.pending.pop(index)
             self._force = True
             result = functions[index](chunk, chunk.registers, mask)
-            block = blocks[index]
-            {
-                "fall": lambda: self._add(block.following, mask),
-                "jump": lambda: self._jump(block.polls, block.target, mask),
-                "branch": lambda: self._branch(block, mask, result),
-                "barrier": lambda: self._barrier(index, mask, result),
-            }.get(block.kind, lambda: self._exit(index, mask, result))()
+            self._leave(blocks[index], mask, result)
         raise self._hung()
+
+    def _leave(self, block: Block, mask: Any, result: Any) -> None:
+        if block.kind == "fall":
+            self._add(block.following, mask)
+        elif block.kind == "jump":
+            self._jump(block.polls, block.target, mask)
+        elif block.kind == "branch":
+            self._branch(block, mask, result)
+        elif block.kind == "barrier":
+            self._barrier(block.index, mask, result)
+        else:
+            self._exit(block.index, mask, result)
 
     def _one_unit(self) -> None:
         """Leave one unit's lanes pending; the others queue up in order."""
@@ -291,7 +300,9 @@ class _WarpByWarp(Scheduler):
             wide = np.broadcast_to(self.chunk.alive if mask is None else mask, self.shape)
             for unit in self._order:
                 here = np.zeros(self.shape, bool)
-                here[:, unit * self._unit : (unit + 1) * self._unit] = wide[:, unit * self._unit : (unit + 1) * self._unit]
+                here[:, unit * self._unit : (unit + 1) * self._unit] = wide[
+                    :, unit * self._unit : (unit + 1) * self._unit
+                ]
                 if here.any():
                     found.setdefault(unit, []).append((index, here))
         if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from trlaunch.errors import Fault
 if TYPE_CHECKING:
     from trlaunch.emulator.memory import MemoryRange
 
-__all__ = ["FaultLog", "nearest", "source_of"]
+__all__ = ["FaultLog", "nearest", "source_of", "source_text"]
 
 Dim = tuple[int, int, int]
 
@@ -29,6 +30,14 @@ def source_of(module: Module, position: Position | None) -> tuple[str | None, st
     file, line, _ = position.inlined_at
     outer = f"{module.files.get(file, '?')}:{line}"
     return outer, f"{inner}, inlined at {outer}"
+
+
+def source_text(module: Module, position: Position | None) -> str:
+    """The kernel's own line as its file has it; empty where the file is not there."""
+    if position is None:
+        return ""
+    file, line = (position.file, position.line) if position.inlined_at is None else position.inlined_at[:2]
+    return linecache.getline(module.files.get(file, ""), line).strip()
 
 
 class FaultLog:
@@ -88,6 +97,8 @@ class FaultLog:
         message = f"{kind} in {self.kernel}: {what}{where}\n  PTX line {line}: {self.module.line_text(line)}"
         if chain:
             message += f"\n  at {chain}"
+            text = source_text(self.module, instruction.position)
+            message += f"\n    {text}" if text else ""
         return Fault(message, kind=kind, cta=cta, thread=thread, address=address, ptx_line=line, source=source)
 
     def _wide(self, bad: Array) -> Array:

@@ -36,7 +36,7 @@ class Instrument:
     #: Whether a launch that died returns all the same: its fault was taken down in `failed`.
     forgives = False
 
-    def most_lanes(self, program: Program, config: LaunchConfig) -> int | None:
+    def most_lanes(self, program: Program, config: LaunchConfig) -> int | None:  # noqa: ARG002
         """Threads that should run in lockstep at most; ``None`` leaves it to the driver."""
         return None
 

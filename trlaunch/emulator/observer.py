@@ -126,12 +126,14 @@ class ObservedGlobal(_Observed, GlobalMemory):
         return True
 
     def load(self, address: Array, mask: Array | None, size: int, site: int) -> Array:
+        """Tell, and load."""
         if self._valid(address, mask, size, site, "load"):
             for observer in self.observers:
                 observer.access(site, "global", self.kind or "load", address, mask, size, None)
         return super().load(address, mask, size, site)
 
     def store(self, address: Array, value: Array, mask: Array | None, size: int, site: int) -> None:
+        """Tell, and store."""
         if self._valid(address, mask, size, site, "store"):
             for observer in self.observers:
                 observer.access(site, "global", "store", address, mask, size, value)
@@ -146,6 +148,7 @@ class ObservedGlobal(_Observed, GlobalMemory):
         change: Callable[..., Array],
         operands: list[Array],
     ) -> Array:
+        """Tell, and do it."""
         size = dtype(0).itemsize
         if self._valid(address, mask, size, site, "atomic"):
             for observer in self.observers:
@@ -289,8 +292,9 @@ class ObservedChunk(Chunk):
     def watched_by(self, instruments: Sequence[Instrument]) -> None:
         """Tell the observers among these."""
         observers = [i for i in instruments if isinstance(i, Observer)]
-        for part in (self.memory, self.shared, self.copies, self.barriers, self.tensors):
-            part.observers = observers  # type: ignore[attr-defined]
+        parts: tuple[Any, ...] = (self.memory, self.shared, self.copies, self.barriers, self.tensors)
+        for part in parts:
+            part.observers = observers
         self.observers = observers
 
     def event(self, site: int, kind: str, mask: Array | None, pending: int = 0) -> None:

@@ -1,7 +1,9 @@
 """Which checks launches on the emulator run with.
 
 `trlaunch.emulator.check` holds for the process, `trlaunch.emulator.checking` for a block of code of one thread; the
-environment variable ``TRLAUNCH_EMULATOR_CHECK`` says what the process begins with.
+environment variable ``TRLAUNCH_EMULATOR_CHECK`` says what the process begins with. Where ``TRLAUNCH_EMULATOR_REPORT``
+names a folder, what is found goes into a file there as well (``trlaunch sanitize`` reads it); with
+``TRLAUNCH_EMULATOR_COLLECT=1`` nothing of it is raised.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trlaunch.errors import EmulatorError
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from trlaunch.emulator.checks import Findings
     from trlaunch.emulator.instruments import Instrument
 
-__all__ = ["CHECKS", "VARIABLE", "checking", "checks", "parse", "process_wide", "set_process_wide"]
+__all__ = ["CHECKS", "COLLECT", "REPORT", "VARIABLE", "checking", "checks", "parse", "process_wide", "set_process_wide"]
 
 #: What can be checked, and what that is; ``memory`` always is.
 CHECKS = {
@@ -27,8 +30,10 @@ CHECKS = {
     "init": "loads of shared memory or of arrays of `trlaunch.empty` that nothing has written",
 }
 VARIABLE = "TRLAUNCH_EMULATOR_CHECK"
+REPORT, COLLECT = "TRLAUNCH_EMULATOR_REPORT", "TRLAUNCH_EMULATOR_COLLECT"
 
 _process_wide: frozenset[str] | None = None
+_findings: Findings | None = None
 _local: ContextVar[tuple[frozenset[str], Findings | None] | None] = ContextVar("_local", default=None)
 
 
@@ -95,10 +100,20 @@ def checking(*names: str, collect: bool = False) -> Iterator[Findings]:
         _local.reset(token)
 
 
+def _reported() -> Findings | None:
+    """The findings of the process, where a file is to have them."""
+    global _findings
+    if _findings is None and os.environ.get(REPORT):
+        from trlaunch.emulator.checks import Findings
+
+        _findings = Findings(collect=os.environ.get(COLLECT) == "1", folder=Path(os.environ[REPORT]))
+    return _findings
+
+
 def checks() -> tuple[Instrument, ...]:
     """The instrument of a launch that is to be checked for more than its memory accesses."""
     local = _local.get()
-    names, findings = local if local is not None else (process_wide(), None)
+    names, findings = local if local is not None else (process_wide(), _reported())
     if len(names) == 1 and findings is None:
         return ()
     from trlaunch.emulator.checks import instruments

@@ -162,9 +162,9 @@ class Clocks:
         """Warps, shape (C, W), have seen the last phase end."""
         number = self.barrier_at(address)
         learnt = np.maximum(self.known, self._done[number][:, :, None, :])
-        learnt[:, :, :, WARPS + number] = np.where(
-            self.phases[:, number] > 0, self.phases[:, number] + ASYNC, 0
-        )[None, :, None]
+        learnt[:, :, :, WARPS + number] = np.where(self.phases[:, number] > 0, self.phases[:, number] + ASYNC, 0)[
+            None, :, None
+        ]
         self.known = np.where(which[None, :, :, None], np.maximum(self.known, learnt), self.known)
 
     # Between CTAs.

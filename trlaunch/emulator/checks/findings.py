@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trlaunch.errors import Fault
@@ -47,17 +52,37 @@ class Findings:
         Launches that were checked, by kernel.
     occurrences : Counter
         By finding, in how many accesses (of all lanes at once) it came up.
+    folder : Path or None
+        Where a file has them, written at each new finding and when the process ends.
     """
 
     collect: bool = False
+    folder: Path | None = None
     launches: Counter[str] = field(default_factory=Counter)
     occurrences: Counter[tuple[Any, ...]] = field(default_factory=Counter)
     _found: dict[tuple[Any, ...], Finding] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            atexit.register(self.write)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: launches by kernel, and findings."""
+        found = [{**finding.to_dict(), "occurrences": self.times(finding)} for finding in self]
+        return {"launches": dict(self.launches), "findings": found}
+
+    def write(self) -> None:
+        """Write the file of this process."""
+        if self.folder is not None and self.folder.is_dir():
+            file = self.folder / f"{os.getpid()}.json"
+            temporary = file.with_suffix(".new")
+            temporary.write_text(json.dumps(self.to_dict()))
+            temporary.replace(file)
+
     def __len__(self) -> int:
         return len(self._found)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Finding]:
         return iter(self._found.values())
 
     def add(self, kernel: str, fault: Fault, *other_lines: int) -> bool:
@@ -68,6 +93,7 @@ class Findings:
         new = key not in self._found
         if new:
             self._found[key] = Finding(kernel, fault, lines)
+            self.write()
         return new
 
     def again(self, kernel: str, kind: str, *lines: int) -> bool:

@@ -37,7 +37,8 @@ class GlobalRaces:
     def __init__(self, ranges: Sequence[MemoryRange], sites: Sites, threads_of_cta: int, slices: Slices) -> None:
         self.sites, self.count, self.slices = sites, threads_of_cta, slices
         self.size = sites.global_
-        starts, ends = [], []
+        starts: list[int] = []
+        ends: list[int] = []
         for found in sorted((r for r in ranges if not r.read_only), key=lambda r: r.base):
             low, high = found.base & ~15, (found.base + found.nbytes + 15) & ~15
             if starts and low <= ends[-1]:
@@ -149,9 +150,7 @@ class GlobalRaces:
     def _replicated(self, site: int, touch: Touch, record: Array, bad: Array) -> Array:
         """Loads of the same CTA that matter to nothing but this store (`trlaunch.emulator.checks.slices`)."""
         place = places(record)
-        harmless = [
-            p for p in np.unique(place[bad]).tolist() if self.slices.only_stored_by(self.sites.site(p), site)
-        ]
+        harmless = [p for p in np.unique(place[bad]).tolist() if self.slices.only_stored_by(self.sites.site(p), site)]
         same = threads(record) // self.count == self.clocks.ctas[touch.row][:, None]
         return same & np.isin(place, harmless)
 
@@ -206,5 +205,3 @@ class GlobalRaces:
 def _some(touch: Touch, which: Array) -> Touch:
     value = None if touch.value is None else touch.value[which]
     return Touch(touch.row[which], touch.thread[which], touch.address[which], value)
-
-

@@ -16,13 +16,13 @@ __all__ = ["Groups", "Touch", "warps_of", "wide"]
 
 def wide(mask: Array | None, shape: tuple[int, int]) -> Array:
     """A mask of all lanes."""
-    return np.ones(shape, bool) if mask is None else np.broadcast_to(mask, shape)
+    found: Array = np.ones(shape, bool) if mask is None else np.broadcast_to(mask, shape)
+    return found
 
 
 def warps_of(mask: Array | None, shape: tuple[int, int]) -> Array:
     """The warps, shape (C, W), that have any lane in a mask."""
-    found: Array = wide(mask, shape).reshape(shape[0], -1, 32).any(axis=2)
-    return found
+    return np.asarray(wide(mask, shape).reshape(shape[0], -1, 32).any(axis=2))
 
 
 @dataclass(slots=True)
@@ -91,7 +91,8 @@ class Groups:
             return []
         here = wide(mask, self.shape)
         limit = np.where(here, self._committed - (0 if uncommitted else pending) + uncommitted, -1)
-        done, left = [], []
+        done: list[tuple[Array, ...]] = []
+        left = []
         for work in self._work:
             over = work[4] < limit[work[0], work[1]]
             if over.all():

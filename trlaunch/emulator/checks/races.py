@@ -43,11 +43,13 @@ class Races(Observer):
         self._global: GlobalRaces | None = None
 
     def most_lanes(self, program: Program, config: LaunchConfig) -> int:
+        """As many as their records of shared memory have room for."""
         warps = -(-int(np.prod(config.block)) // 32)
         nbytes = (program.static_shared + config.shared) // Sites(program).shared * 8 * (1 + 2 * warps)
         return min(_LANES, max(1, _BYTES // max(nbytes, 1)) * warps * 32)
 
     def begin(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:  # noqa: ARG002
+        """What the launch of this program and grid needs."""
         self._sites = Sites(program)
         self._global = None
         self._warps = -(-int(np.prod(config.block)) // 32)
@@ -67,6 +69,7 @@ class Races(Observer):
             reports.register(use, product)
 
     def attach(self, scheduler: Scheduler) -> None:
+        """A chunk has clocks and records of its own; those of global memory are the launch's."""
         chunk = scheduler.chunk
         self._chunk = chunk
         self._shape: tuple[int, int] = chunk.log.lanes
@@ -81,6 +84,7 @@ class Races(Observer):
         self._reports = reports
 
     def detach(self, scheduler: Scheduler) -> None:  # noqa: ARG002
+        """Nothing may be under way any more."""
         for row, thread, record in self._shared.bulk.left():
             self._reports.unfinished(self._sites.site(int(places(record[:1])[0])), row, thread)
 
@@ -89,6 +93,7 @@ class Races(Observer):
     def access(
         self, site: int, space: str, kind: str, address: Array, mask: Array | None, size: int, value: Array | None
     ) -> None:
+        """A load, a store, or the beginning of asynchronous work."""
         if kind == "tensor-map":
             return
         if kind == "wgmma":
@@ -120,12 +125,14 @@ class Races(Observer):
         return Touch(np.repeat(row, 4), warp * 32, np.repeat(at, 4), None)
 
     def barrier(self, site: int, number: int, arrived: Array | None, waiting: Array | None) -> None:  # noqa: ARG002
+        """Warps meet."""
         if arrived is None:
             self._clocks.barrier(None, None)
         else:
             self._clocks.barrier(warps_of(arrived, self._shape), warps_of(waiting, self._shape))
 
     def mbarrier(self, site: int, kind: str, address: Array, mask: Array | None, passed: Array | None) -> None:
+        """Warps hand on and learn what happened."""
         words, stride = self._chunk.shared.flat[8].view(U8), self._chunk.shared.stride // 8
         if kind == "complete":
             self._clocks.look(words, stride)
@@ -155,6 +162,7 @@ class Races(Observer):
             self._clocks.look(words, stride)
 
     def sync(self, site: int, kind: str, mask: Array | None, pending: int) -> None:  # noqa: ARG002
+        """Warps meet, or asynchronous work is over."""
         shared = self._shared
         if kind == "warp":
             self._clocks.warp(None if mask is None else warps_of(mask, self._shape))
@@ -179,6 +187,7 @@ class Races(Observer):
     def tensor(
         self, site: int, kind: str, rows: Array, lanes: Array, units: Array, places: Any, signal: Array | None
     ) -> None:
+        """The beginning of a tensor copy."""
         boxes = Touch(rows, lanes, np.zeros(len(rows), np.int64), None)
         self._shared.box(site, boxes, units.reshape(len(rows), -1), signal)
         inside = places.keep > 0

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trlaunch.emulator.checks.clocks import WARPS
 from trlaunch.emulator.checks.accumulators import registers_of_all
+from trlaunch.emulator.checks.clocks import WARPS
 from trlaunch.emulator.checks.findings import Findings
 from trlaunch.emulator.checks.records import ASYNC, FLYING, Sites, epochs, places, threads
-from trlaunch.emulator.faults import FaultLog, nearest, source_of
+from trlaunch.emulator.faults import FaultLog, nearest, source_of, source_text
 from trlaunch.emulator.instructions.base import Array
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class Reports:
         self.log, self.memory, self.sites, self.findings = log, memory, sites, findings
         self._shared = shared
 
-    def shared(
-        self, site: int, what: str, touch: Touch, size: int, record: Array, bad: Array, other: str
-    ) -> None:
+    def shared(self, site: int, what: str, touch: Touch, size: int, record: Array, bad: Array, other: str) -> None:
         """An access to shared memory and the records, shape (n, ...), that it races with where `bad` is true."""
         n = int(np.nonzero(bad)[0][0])
         found = record[bad][:1]
@@ -53,9 +51,7 @@ class Reports:
         cta = self.log.lane(int(touch.row[n]), 0)[0]
         self._say(site, f"shared address {at:#x}", what, touch, n, size, there, lanes, cta, thread, epoch, found, other)
 
-    def global_(
-        self, site: int, what: str, touch: Touch, size: int, record: Array, bad: Array, other: str
-    ) -> None:
+    def global_(self, site: int, what: str, touch: Touch, size: int, record: Array, bad: Array, other: str) -> None:
         """As `shared`, for global memory."""
         n = int(np.nonzero(bad)[0][0])
         found = record[bad][:1]
@@ -99,9 +95,10 @@ class Reports:
         if self.findings.collect and self.findings.again(self.log.kernel, "race", line, before):
             return
         shared = registers_of_all(sites[use]) & registers_of_all(sites[product])
+        names = ", ".join(sorted(shared)[:4]) + (", ..." if len(shared) > 4 else "")
         text = (
-            f"{', '.join(sorted(shared)[:4])}{', ...' if len(shared) > 4 else ''} is used before wgmma.wait_group covers"
-            f" the product that it belongs to\n  the product: PTX line {before}: {module.line_text(before)[:160]}"
+            f"{names} of a product is used before wgmma.wait_group covers it"
+            f"\n  the product: PTX line {before}: {module.line_text(before)[:160]}"
         )
         fault = self.log.fault("race", text, use, None)
         if not self.findings.collect:
@@ -152,7 +149,9 @@ class Reports:
         text += f"\n  the {self._name(before, other)}: CTA {cta}, {who}, PTX line {line}: "
         text += self.log.module.line_text(line)
         _, chain = source_of(self.log.module, self.log.sites[before].position)
-        text += f"\n    at {chain}" if chain else ""
+        if chain:
+            written = source_text(self.log.module, self.log.sites[before].position)
+            text += f"\n    at {chain}" + (f": {written}" if written else "")
         fault = self.log.fault("race", text, site, lanes, int(touch.address[n]))
         if not self.findings.collect:
             raise fault

@@ -162,9 +162,7 @@ class SharedRaces:
     def box(self, site: int, touch: Touch, units: Array, signal: Array | None) -> None:
         """A tensor copy of 16-byte units, shape (n, u), to (with a signal) or from shared memory."""
         each = units.shape[1]
-        spread = Touch(
-            np.repeat(touch.row, each), np.repeat(touch.thread, each), units.reshape(-1) * 16, None
-        )
+        spread = Touch(np.repeat(touch.row, each), np.repeat(touch.thread, each), units.reshape(-1) * 16, None)
         if signal is None:
             self._begin_reading(site, spread, 16, "tensor store", self.bulk)
             return

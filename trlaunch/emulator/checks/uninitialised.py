@@ -5,6 +5,7 @@ writes through a view cannot be seen, so that an element counts as not written o
 0xCD still.
 """
 
+# ruff: noqa: ARG002  (an observer is told more than this one looks at)
 # NumPy types what an operator gives as Any where the element type is not known.
 # mypy: disable-error-code="no-any-return"
 
@@ -39,6 +40,7 @@ class Uninitialised(Observer):
         self.findings = findings
 
     def attach(self, scheduler: Scheduler) -> None:
+        """Follow the arrays of `trlaunch.empty`."""
         chunk = scheduler.chunk
         self._log, self._memory = chunk.log, chunk.memory
         self._fresh = [r for r in chunk.memory.ranges if r.name == ALLOCATION]
@@ -49,6 +51,7 @@ class Uninitialised(Observer):
     def access(
         self, site: int, space: str, kind: str, address: Array, mask: Array | None, size: int, value: Array | None
     ) -> None:
+        """Loads are looked at, stores taken down."""
         if space != "global" or not self._fresh or kind == "tensor-map":
             return
         touch = Touch.of(address, mask, value, self._log.lanes)
@@ -57,6 +60,7 @@ class Uninitialised(Observer):
     def tensor(
         self, site: int, kind: str, rows: Array, lanes: Array, units: Array, places: Any, signal: Array | None
     ) -> None:
+        """As `access`, of tensor copies."""
         inside = places.keep > 0
         which = np.nonzero(inside)[0]
         if len(which) and self._fresh:
@@ -86,9 +90,10 @@ class Uninitialised(Observer):
         lanes = np.zeros(self._log.lanes, bool)
         lanes[touch.row[which], touch.thread[which]] = True
         at = int(touch.address[which[0]])
+        place = f"address {at:#x}, {nearest(at, size, self._memory.ranges)}"
         what = (
-            f"{kind} of {size} byte{'s' if size > 1 else ''} at address {at:#x}, {nearest(at, size, self._memory.ranges)},"
-            f" which nothing has written since it was allocated (its bytes are {NEW_MEMORY:#x} still)"
+            f"{kind} of {size} byte{'s' if size > 1 else ''} at {place}, which nothing has written since it was"
+            f" allocated (its bytes are {NEW_MEMORY:#x} still)"
         )
         fault = self._log.fault("uninitialised", what, site, lanes, at)
         if not self.findings.collect:

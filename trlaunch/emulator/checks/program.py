@@ -1,0 +1,54 @@
+"""``python -m trlaunch.emulator.checks.program SCRIPT [ARGUMENTS]``: a Python program whose launches are all checked.
+
+``trlaunch sanitize`` starts it. Launches that name a GPU go to the emulator, and where Triton is installed its kernels
+are launched by trlaunch (`trlaunch.patch_triton`). What to check is in the environment (`trlaunch.emulator.settings`).
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def _to_the_emulator() -> None:
+    """Have every device be the emulator."""
+    from trlaunch import driver
+
+    original = driver.Device.parse.__func__  # type: ignore[attr-defined]
+
+    def parse(cls: type[driver.Device], text: str | driver.Device) -> driver.Device:
+        """As `Device.parse`, of the emulator."""
+        original(cls, text)  # says what is wrong with it
+        return driver.Device("emulator")
+
+    driver.Device.parse = classmethod(parse)  # type: ignore[method-assign, assignment]
+    if find_spec("triton") is not None and "TRLAUNCH_SANITIZE_ALONE" not in os.environ:
+        import trlaunch
+
+        trlaunch.patch_triton("emulator")
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``script.py ...``, ``-m module ...`` or ``-c code ...``."""
+    _to_the_emulator()
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        sys.path[0] = ""
+        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+    else:
+        sys.argv = arguments
+        sys.path[0] = str(Path(arguments[0]).resolve().parent)
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
