@@ -33,6 +33,12 @@ MODULES = (
     "trlaunch.image",
     "trlaunch.target",
     "trlaunch.driver",
+    "trlaunch.investigate.api",
+    "trlaunch.investigate.report",
+    "trlaunch.investigate.trial",
+    "trlaunch.investigate.isolation",
+    "trlaunch.investigate.program",
+    "trlaunch.investigate.sanitizers",
     "trlaunch.errors",
 )
 

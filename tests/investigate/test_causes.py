@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from trlaunch.investigate.evidence import Evidence, Site, nearest
 from trlaunch.investigate.rules_launch import RULES as LAUNCH_RULES
 from trlaunch.investigate.rules_memory import RULES as MEMORY_RULES
 from trlaunch.investigate.symptoms import MEANINGS, of_exception, of_fault, of_status
-from trlaunch.investigate.trial import Died, Launched, Outcome, Scene, Trial
+from trlaunch.investigate.trial import STATUSES, Died, Launched, Outcome, Scene, Trial
 
 SPOTS = (Spot("x", 0x1000000, 1024), Spot("y", 0x2000000, 64))
 X = SPOTS[0]
@@ -251,3 +253,13 @@ def test_the_finer_exception_counts_before_the_status() -> None:
     assert found.status_symptom == "launch-failed"
     assert found.symptom == ILLEGAL
     assert replace(found, sites=()).symptom == "launch-failed"
+
+
+def test_every_cause_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "investigate.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \|", page, re.M))
+    for rule, (title, advice) in CAUSES.items():
+        assert rows[rule] == title
+        assert advice in page
+    for status, meaning in STATUSES.items():
+        assert rows[status] == meaning

@@ -113,6 +113,31 @@ def test_the_other_tools(text: str, symptom: str, offset: int, line: int | None)
     assert died is None
 
 
+@pytest.mark.parametrize(
+    "row,function,offset,place",
+    [
+        ("at k+0x40", "k", 0x40, (None, None)),
+        ("at k(unsigned char *, int)+0x120", "k", 0x120, (None, None)),
+        ("at void k<float, 4>(float *)+0x120 in /a b/k.cu:7", "k<float, 4>", 0x120, ("/a b/k.cu", 7)),
+        ("at 0xcc0 in /home/me/k.py:38:__main__::k[abi:v1](Array<float, (int)1>)", "", 0xCC0, ("/home/me/k.py", 38)),
+        ("at 0x00000030 in __cuda_sm70_warpsync", "__cuda_sm70_warpsync", 0x30, (None, None)),
+    ],
+)
+def test_places_of_every_release(row: str, function: str, offset: int, place: tuple[str | None, int | None]) -> None:
+    (found,), _ = parse_findings(f"========= Invalid __global__ read of size 4 bytes\n=========     {row}\n")
+    assert found.offset == offset
+    assert (found.file, found.line) == place
+    assert found.function is not None
+    assert function in found.function
+
+
+def test_an_access_that_a_bulk_copy_makes() -> None:
+    (found,), _ = parse_findings(
+        "========= Invalid __global__ write of size 256 bytes\n=========     Access to 0x10 is out of"
+    )
+    assert (found.address, found.size) == (16, 256)
+
+
 def test_what_is_not_its_own_is_passed_over() -> None:
     assert parse_findings("Invalid __global__ write\n     at k+0x40\n") == ([], None)
     assert parse_findings("========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n") == ([], None)

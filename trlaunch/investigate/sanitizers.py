@@ -52,13 +52,15 @@ _KINDS = (
     (re.compile(r"(?:Device|Warp) [Aa]ssert"), "assert"),
 )
 _STATUS = re.compile(r"Program hit (\w+) \(error (\d+)\) due to (.*?) on CUDA API call to (\w+)")
+# "at k(float *)+0x40 in k.py:21" of 2023 and later, "at 0x40 in k.py:21:k(float *)" and "at 0x40 in k" before.
 _PLACE = r"(?P<function>\S.*?)\+(?P<offset>0x[0-9a-f]+)(?: in (?P<file>.+?):(?P<line>\d+))?"
-_AT = re.compile(rf"\bat (?:0x[0-9a-f]+ in )?{_PLACE}\s*$")
+_AT = re.compile(rf"\bat {_PLACE}\s*$")
+_AT_BEFORE = re.compile(r"\bat (?P<offset>0x[0-9a-f]+) in (?:(?P<file>[^:]+):(?P<line>\d+):)?(?P<function>\S.*?)\s*$")
 _ACCESS = re.compile(rf"\b\w+ access(?: by Thread \(\d+,\d+,\d+\))? at {_PLACE}(?:\s|$)")
 #: A C++ function is printed with its return type and parameters.
 _NAME = re.compile(r"([\w$.:~@]+(?:<.*>)?)(?:\(.*\))?$")
 _THREAD = re.compile(r"\bby thread \((\d+),(\d+),(\d+)\) in block \((\d+),(\d+),(\d+)\)")
-_ADDRESS = re.compile(r"\bAddress (0x[0-9a-f]+)")
+_ADDRESS = re.compile(r"\b(?:Address|Access to) (0x[0-9a-f]+)")
 _SIZE = re.compile(r"\bof size (\d+)(?: bytes)?")
 _SHOWN = 20  # findings a report keeps
 
@@ -109,7 +111,11 @@ class SanitizerFinding:
             lines.append(Line("sass", f"{self.function}+{self.offset:#x}", None))
         if self.file is not None:
             lines.append(Line("python", self.file, self.line))
-        wanted = [text for text in self.details if not _AT.search(text) and not _THREAD.search(text)]
+        wanted = [
+            text
+            for text in self.details
+            if not text.startswith(("at ", "by thread", "Saved host", "Host Frame", "Device Frame"))
+        ]
         return Site(
             witness="compute-sanitizer",
             symptom=self.symptom,
@@ -162,7 +168,8 @@ def _records(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def _finding(symptom: str, head: str, details: list[str]) -> SanitizerFinding:
     whole = "\n".join([head, *details])
-    at = next((m for row in [head, *details] if (m := _ACCESS.search(row) or _AT.search(row))), None)
+    forms = (_ACCESS, _AT_BEFORE, _AT)
+    at = next((m for row in [head, *details] for form in forms if (m := form.search(row))), None)
     thread = _THREAD.search(whole)
     address = _ADDRESS.search(whole)
     size = _SIZE.search(head)
@@ -185,6 +192,7 @@ def _finding(symptom: str, head: str, details: list[str]) -> SanitizerFinding:
 
 
 def _name(text: str) -> str:
+    """``void other<float>(float *)`` is ``other<float>``; what numba and others put before ``::`` stays."""
     found = _NAME.search(text)
     return found[1] if found else text
 
