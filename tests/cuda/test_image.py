@@ -387,7 +387,7 @@ def _elf(sections: list[tuple[int, int, int, int]], body: bytes) -> bytes:
         (
             b"\0",
             [(0, 0, 0, 0), (30_000, 3, 0, 30_001), *[(30_000, 5, 1, 30_000)] * 30_000],
-            "more than one section of type 0x5",
+            "no symbol table",
         ),
     ],
     ids=["names", "symbols", "hashes"],

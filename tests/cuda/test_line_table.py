@@ -109,8 +109,8 @@ def test_a_relocated_line_table_is_read_as_well(case):
     for section in file.sections:
         if section.name in (".rel.debug_line", ".rela.debug_line"):
             lines = file.section(".debug_line")
-            for entry in section.iter_relocations():
-                at = lines["sh_offset"] + entry["r_offset"]
+            for entry in file.relocations(section):
+                at = lines["sh_offset"] + entry.offset
                 moved[at : at + 8] = BASE.to_bytes(8, "little")
                 patched += 1
     assert patched

@@ -10,7 +10,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from trlaunch.cuda import eiattr
 from trlaunch.cuda.eiattr import Abi, Attribute
@@ -18,9 +17,6 @@ from trlaunch.elf import ElfFile, reading
 from trlaunch.errors import ImageError
 from trlaunch.image import Image, ImageKernel, ImageParam
 from trlaunch.target import Target
-
-if TYPE_CHECKING:
-    from elftools.elf.sections import SymbolTableSection
 
 __all__ = ["read_image"]
 
@@ -116,10 +112,10 @@ def _read(file: ElfFile, data: bytes) -> Image:
 
 
 def _check_header(file: ElfFile) -> Abi:
-    kind = file.elf.header["e_type"]
+    kind = file.type
     if kind != "ET_EXEC":
         raise ImageError(f"expected an executable cubin (ELF type ET_EXEC), found {_TYPE_NAMES.get(kind, kind)}")
-    osabi, version = file.elf.e_ident_raw[7], file.elf.e_ident_raw[8]
+    osabi, version = file.osabi, file.abi_version
     for abi, expected in eiattr.OSABI.items():
         if (osabi, version) == (expected, abi):
             return abi
@@ -128,7 +124,7 @@ def _check_header(file: ElfFile) -> Abi:
 
 
 def _target(file: ElfFile, abi: Abi, toolkit: _Toolkit) -> Target:
-    flags = file.elf.header["e_flags"]
+    flags = file.flags
     sm = eiattr.sm_of_flags(abi, flags)
     if not 20 <= sm < 200:
         raise ImageError(f"this cubin is damaged: e_flags {flags:#x} state architecture sm_{sm}")
@@ -184,19 +180,15 @@ def _symbols(file: ElfFile) -> _Symbols:
     table = file.section(".symtab")
     if table is None or table["sh_type"] != "SHT_SYMTAB":
         raise ImageError("this cubin has no symbol table, which would name its kernels")
-    if TYPE_CHECKING:
-        assert isinstance(table, SymbolTableSection)
     names: dict[int, str] = {}
     entries: set[str] = set()
-    raw = file.content(table)
-    for index, symbol in enumerate(table.iter_symbols()):
-        if symbol["st_info"]["type"] != "STT_FUNC":
+    for index, symbol in enumerate(file.symbols(table)):
+        if symbol.kind != "STT_FUNC":
             continue
         names[index] = symbol.name
-        # pyelftools takes st_other apart and drops NVIDIA's bits: byte 5 of Elf64_Sym.
-        if raw[24 * index + 5] & eiattr.STO_CUDA_ENTRY and isinstance(symbol["st_shndx"], int):
+        if symbol.other & eiattr.STO_CUDA_ENTRY and symbol.section is not None:
             entries.add(symbol.name)
-            _check_code(file, symbol.name, symbol["st_shndx"], symbol["st_value"], symbol["st_size"])
+            _check_code(file, symbol.name, symbol.section, symbol.value, symbol.size)
     return _Symbols(names, frozenset(entries))
 
 
@@ -246,13 +238,10 @@ def _functions_with_lines(file: ElfFile, symbols: _Symbols) -> frozenset[str]:
     if lines is None or not lines["sh_size"]:
         return frozenset()
     found: set[str] = set()
-    for name, layout in ((".rel.debug_line", struct.Struct("<QQ")), (".rela.debug_line", struct.Struct("<QQq"))):
+    for name in (".rel.debug_line", ".rela.debug_line"):
         section = file.section(name)
         if section is not None:
-            data = file.content(section)
-            whole = len(data) - len(data) % layout.size
-            # ELF64_R_SYM: the upper half of r_info.
-            found.update(symbols.names.get(fields[1] >> 32, "") for fields in layout.iter_unpack(data[:whole]))
+            found.update(symbols.names.get(entry.symbol, "") for entry in file.relocations(section))
     return frozenset(found)
 
 

@@ -11,13 +11,10 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trlaunch.cuda.disassembler import SourceLine
-from trlaunch.elf import ElfFile, reading
-
-if TYPE_CHECKING:
-    from elftools.elf.sections import Section
+from trlaunch.elf import ElfFile, Section, Symbol, reading
 
 __all__ = ["LineTable", "ptx_text", "read_line_table"]
 
@@ -99,13 +96,14 @@ def read_line_table(file: ElfFile, ptx: bool = False) -> LineTable:
 def _read(file: ElfFile, section: Section) -> LineTable:
     data = file.content(section)
     anchors = _anchors(file, section.name)
+    symbols = list(file.symbols(file.section(".symtab")))
     found: dict[str, dict[int, SourceLine | None]] = {}
     at = 0
     while at + 4 < len(data):
         program = _Program(data, at, anchors)
         program.run()
         for sequence in program.sequences:
-            _place(file, program, sequence, found)
+            _place(file, symbols, program, sequence, found)
         at = program.end
     return LineTable({name: (sorted(rows), [rows[o] for o in sorted(rows)]) for name, rows in found.items()})
 
@@ -115,14 +113,14 @@ def _anchors(file: ElfFile, name: str) -> dict[int, tuple[int, int]]:
     found = {}
     for section in file.sections:
         if section.name in (f".rel{name}", f".rela{name}") and section["sh_type"] in ("SHT_REL", "SHT_RELA"):
-            for entry in section.iter_relocations():
-                addend = entry["r_addend"] if entry.is_RELA() else 0
-                found[entry["r_offset"]] = (entry["r_info_sym"], addend)
+            for entry in file.relocations(section):
+                found[entry.offset] = (entry.symbol, entry.addend)
     return found
 
 
 def _place(
     file: ElfFile,
+    symbols: list[Symbol],
     program: _Program,
     sequence: _Sequence,
     found: dict[str, dict[int, SourceLine | None]],
@@ -131,7 +129,7 @@ def _place(
     if not sequence.rows:
         return
     start = sequence.rows[0].address
-    where = _section_of(file, sequence.anchor, start)
+    where = _section_of(file, symbols, sequence.anchor, start)
     if where is None:
         return
     section, base = where
@@ -141,22 +139,18 @@ def _place(
         lines[row.address - base] = program.source(row)
 
 
-def _section_of(file: ElfFile, symbol: int | None, address: int) -> tuple[str, int] | None:
+def _section_of(file: ElfFile, symbols: list[Symbol], symbol: int | None, address: int) -> tuple[str, int] | None:
     """The section of a sequence, and what its addresses count from."""
-    table = file.elf.get_section_by_name(".symtab")
     for section in file.sections:
         size = section["sh_size"]
         if section["sh_addr"] and section["sh_addr"] <= address < section["sh_addr"] + size:
             return section.name, section["sh_addr"]
-    if symbol is None or table is None or symbol >= table.num_symbols():
-        return None
-    entry = table.get_symbol(symbol)
-    index = entry["st_shndx"]
-    if not isinstance(index, int) or index >= len(file.sections):
+    entry = symbols[symbol] if symbol is not None and symbol < len(symbols) else None
+    if entry is None or entry.section is None or entry.section >= len(file.sections):
         return None
     # Not relocated: addresses count from the symbol, which lies at its value in the section.
-    section = file.sections[index]
-    start = entry["st_value"] - section["sh_addr"] if entry["st_value"] >= section["sh_addr"] else entry["st_value"]
+    section = file.sections[entry.section]
+    start = entry.value - section["sh_addr"] if entry.value >= section["sh_addr"] else entry.value
     return section.name, -start
 
 

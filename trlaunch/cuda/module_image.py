@@ -78,16 +78,15 @@ class ModuleImage:
     def _functions(self) -> list[Function]:
         found = []
         table = self._file.section(".symtab")
-        for i, symbol in enumerate(table.iter_symbols() if table is not None else ()):
-            index = symbol["st_shndx"]
-            if symbol["st_info"]["type"] != "STT_FUNC" or not isinstance(index, int):
+        for i, symbol in enumerate(self._file.symbols(table)):
+            index = symbol.section
+            if symbol.kind != "STT_FUNC" or index is None:
                 continue
             if index >= len(self._file.sections):
                 raise ImageError(f"this cubin is damaged: {symbol.name!r} is in section {index}")
             section = self._file.sections[index]
-            if section.name.startswith(_TEXT) and symbol["st_size"]:
-                value, size = symbol["st_value"], symbol["st_size"]
-                found.append(Function(symbol.name, value, size, section.name, section["sh_addr"], i))
+            if section.name.startswith(_TEXT) and symbol.size:
+                found.append(Function(symbol.name, symbol.value, symbol.size, section.name, section["sh_addr"], i))
         return found
 
     def function(self, name: str) -> Function | None:
@@ -168,8 +167,8 @@ class ModuleImage:
             for section in self._file.sections:
                 if section.name in (f".rel{function.section}", f".rela{function.section}"):
                     # In GPU memory offsets may count from the section or be addresses.
-                    for entry in section.iter_relocations():
-                        offset = entry["r_offset"]
+                    for entry in self._file.relocations(section):
+                        offset = entry.offset
                         start = function.address if offset >= function.section_address > 0 else 0
                         if start == 0:
                             start = function.address - function.section_address

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trlaunch.elf import ElfFile, reading
 from trlaunch.errors import ImageError
@@ -17,9 +17,6 @@ from trlaunch.hip import note
 from trlaunch.hip.note import Descriptor
 from trlaunch.image import Image, ImageKernel, ImageParam
 from trlaunch.target import Target
-
-if TYPE_CHECKING:
-    from elftools.elf.sections import SymbolTableSection
 
 __all__ = ["read_image"]
 
@@ -83,10 +80,10 @@ def _read(file: ElfFile, data: bytes) -> Image:
 
 def _check_header(file: ElfFile) -> int:
     """The code-object version."""
-    kind = file.elf.header["e_type"]
+    kind = file.type
     if kind != "ET_DYN":
         raise ImageError(f"expected a linked hsaco (ELF type ET_DYN), found {_TYPE_NAMES.get(kind, kind)}")
-    osabi, abi = file.elf.e_ident_raw[7], file.elf.e_ident_raw[8]
+    osabi, abi = file.osabi, file.abi_version
     if osabi != note.OSABI_HSA or abi not in note.ABI_VERSIONS:
         known = ", ".join(f"{number} (code object v{version})" for number, version in note.ABI_VERSIONS.items())
         raise ImageError(
@@ -122,7 +119,7 @@ def _metadata(file: ElfFile) -> _Map:
 
 
 def _target(file: ElfFile, root: _Map) -> Target:
-    flags = file.elf.header["e_flags"]
+    flags = file.flags
     arch = note.machine_of_flags(flags)
     if arch is None:
         raise ImageError(
@@ -147,7 +144,7 @@ def _toolchain(file: ElfFile, version: int) -> str:
 class _Symbols:
     """The exported symbols: value, size and type by name."""
 
-    table: Mapping[str, tuple[int, int, str]]
+    table: Mapping[str, tuple[int, int, str | int]]
 
     def descriptors(self) -> set[str]:
         return {name for name, (_, size, kind) in self.table.items() if kind == "STT_OBJECT" and name.endswith(".kd")}
@@ -157,13 +154,11 @@ def _symbols(file: ElfFile) -> _Symbols:
     table = file.section(".dynsym")
     if table is None or table["sh_type"] != "SHT_DYNSYM":
         raise ImageError("this hsaco has no dynamic symbols, by which the driver finds its kernels")
-    if TYPE_CHECKING:
-        assert isinstance(table, SymbolTableSection)
     return _Symbols(
         {
-            symbol.name: (symbol["st_value"], symbol["st_size"], symbol["st_info"]["type"])
-            for symbol in table.iter_symbols()
-            if symbol.name and symbol["st_shndx"] != "SHN_UNDEF"
+            symbol.name: (symbol.value, symbol.size, symbol.kind)
+            for symbol in file.symbols(table)
+            if symbol.name and symbol.section is not None
         }
     )
 
