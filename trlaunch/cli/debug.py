@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +13,9 @@ from trlaunch.arguments import UsageError, parse_argument, parse_grid
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.materialise import ArgOption, GridOption, in_order, materialise
 from trlaunch.cli.options import File, MetadataOption, NameOption, SignatureOption, open_kernel
-from trlaunch.emulator.debugger import open_session
-from trlaunch.emulator.debugger.prompt import PROMPT, Prompt, interact, split_commands
+
+if TYPE_CHECKING:
+    from trlaunch.emulator.debugger.prompt import Prompt
 
 __all__ = ["debug"]
 
@@ -43,6 +45,9 @@ def debug(
     signature: SignatureOption = None,
 ) -> None:
     """Debug a kernel on the emulator: breakpoints, steps, registers, shared memory, watchpoints; `help` lists all."""
+    from trlaunch.emulator.debugger import open_session
+    from trlaunch.emulator.debugger.prompt import Prompt, interact
+
     with reporting(False):
         sizes = parse_grid(grid)
         specs = [parse_argument(text) for text in arg or ()]
@@ -52,16 +57,12 @@ def debug(
         session = open_session(kernel, sizes, positional, named)
         try:
             prompt = Prompt(session)
-            for line in split_commands(texts):
-                sys.stdout.write(f"{PROMPT}{line}\n")
-                prompt.onecmd(line)
-                if prompt.quitting:
-                    return
-            if interactive or not texts:
-                if not sys.stdin.isatty() and not texts:
-                    _from_pipe(prompt)
-                else:
+            _execute(prompt, texts)
+            if (interactive or not texts) and not prompt.quitting:
+                if sys.stdin.isatty():
                     interact(session)
+                else:
+                    _execute(prompt, sys.stdin)
         finally:
             session.close()
             fault = session.fault
@@ -76,9 +77,11 @@ def _read(script: Path) -> str:
         raise UsageError(f"--script {str(script)!r} cannot be read: {error}") from None
 
 
-def _from_pipe(prompt: Prompt) -> None:
-    """Commands from standard input that is no terminal: said with what they answer, as `--script` does."""
-    for line in split_commands(sys.stdin):
+def _execute(prompt: Prompt, texts: Iterable[str]) -> None:
+    """Run commands, each shown before what it says."""
+    from trlaunch.emulator.debugger.prompt import PROMPT, split_commands
+
+    for line in split_commands(texts):
         sys.stdout.write(f"{PROMPT}{line}\n")
         prompt.onecmd(line)
         if prompt.quitting:

@@ -12,7 +12,6 @@ from trlaunch.cli.exits import reporting
 from trlaunch.cli.materialise import ArgOption, GridOption, in_order, materialise
 from trlaunch.cli.options import File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import print_json
-from trlaunch.emulator.memory_maps import memory_map
 
 __all__ = ["map_"]
 
@@ -39,6 +38,8 @@ def map_(
     as_json: Json = False,
 ) -> None:
     """Launch a kernel on the emulator, and count its reads, writes, sectors and bank conflicts."""
+    from trlaunch.emulator.memory_maps import memory_map
+
     with reporting(as_json):
         sizes = parse_grid(grid)
         specs = [parse_argument(text) for text in arg or ()]

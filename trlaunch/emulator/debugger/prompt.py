@@ -35,9 +35,10 @@ _CAST = re.compile(r"([a-z]\w*)\((%[\w$.]+)\)\Z")
 
 
 def split_commands(texts: Iterable[str]) -> list[str]:
-    """Commands separated by semicolons or line ends; ``#`` begins a comment at the start of one."""
-    parts = (part.strip() for text in texts for part in re.split(r"[;\n]", text))
-    return [part for part in parts if part and not part.startswith("#")]
+    """Commands separated by semicolons or line ends; a line that begins with ``#`` is a comment."""
+    lines = (line.strip() for text in texts for line in text.splitlines())
+    parts = (part.strip() for line in lines if not line.startswith("#") for part in line.split(";"))
+    return [part for part in parts if part]
 
 
 class Prompt(cmd.Cmd):
