@@ -74,3 +74,43 @@ def test_what_cannot_be_understood(cli, add, words, message) -> None:
     found = cli("investigate", *(word.format(add=add) for word in words))
     assert found.code == 2, found.out
     assert message in found.err
+
+
+# --- under compute-sanitizer -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A program in compute-sanitizer's place, that runs the command and finds a race."""
+    path = tmp_path / "compute-sanitizer"
+    path.write_text(
+        f"#!{sys.executable}\n"
+        "import subprocess, sys\n"
+        "words = sys.argv[1:]\n"
+        "if words == ['--version']: sys.exit()\n"
+        "code = subprocess.run(words[words.index('--show-backtrace') + 2 :]).returncode\n"
+        "text = '========= Error: Race reported between Write access at k+0x80 in k.py:7\\n'\n"
+        "found = words[words.index('--tool') + 1] == 'racecheck'\n"
+        "open(words[words.index('--log-file') + 1], 'w').write(text if found else '')\n"
+        "sys.exit(code)\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("TRLAUNCH_COMPUTE_SANITIZER", str(path))
+
+
+def test_a_program_under_compute_sanitizer(cli, stand_in) -> None:
+    words = ("--", sys.executable, "-c", "pass")
+    found = cli("sanitize", "--tool", "compute-sanitizer:racecheck", "--json", *words)
+    assert found.code == 4, found.err
+    assert found.json["causes"][0]["rule"] == "race"
+    assert cli("sanitize", "--tool", "compute-sanitizer", *words).code == 0
+    assert cli("sanitize", "--tool", "compute-sanitizer:speed", *words).code == 2
+
+
+def test_a_kernel_under_compute_sanitizer(cli, stand_in, add) -> None:
+    words = ("-g", "1", "-d", "emulator", *order(*ARGUMENTS), "-a", "3=992")
+    found = cli("sanitize", "--tool", "compute-sanitizer:racecheck", "--", add, *words)
+    assert found.code == 4, found.err
+    assert "k.py:7" in found.out
+    found = cli("sanitize", "--tool", "compute-sanitizer", "--", add, *words[:-1], "3=2.5")
+    assert found.code == 1

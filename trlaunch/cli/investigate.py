@@ -15,7 +15,7 @@ from trlaunch.cli.output import print_json
 from trlaunch.investigate import Report, investigate_program
 from trlaunch.investigate.api import investigate as investigate_launch
 
-__all__ = ["investigate", "show_report"]
+__all__ = ["KERNELS", "investigate", "show_report"]
 
 _CODES = {"ok": Exit.OK, "refused": Exit.REFUSED, "timeout": Exit.FAULT}
 
@@ -75,7 +75,7 @@ def investigate(
             raise UsageError(f"--core {core!r}: expected light, full or none")
         if grid is None:
             file = Path(words[0])
-            if len(words) == 1 and (file.is_dir() or (file.is_file() and file.suffix in _KERNELS)):
+            if len(words) == 1 and (file.is_dir() or (file.is_file() and file.suffix in KERNELS)):
                 raise UsageError(f"--grid is needed for {file.name}, for example --grid 8,8")
             if arg:
                 raise UsageError("--arg is for a FILE with --grid; a command has its own arguments")
@@ -104,15 +104,16 @@ def investigate(
                 shared=shared,
                 check=check,
             )
-        show_report(report, save, html, as_json)
+        code = show_report(report, save, html, as_json)
+    raise typer.Exit(code)
 
 
 #: Files that are kernels, and no commands.
-_KERNELS = (".cubin", ".ptx", ".llir", ".ttgir", ".ttir", ".hsaco", ".amdgcn")
+KERNELS = (".cubin", ".ptx", ".llir", ".ttgir", ".ttir", ".hsaco", ".amdgcn")
 
 
-def show_report(report: Report, save: Path | None, html: Path | None, as_json: bool) -> None:
-    """Print and write a report; the exit code says whether something died."""
+def show_report(report: Report, save: Path | None, html: Path | None, as_json: bool) -> int:
+    """Print and write a report; the exit code, which says whether something died."""
     if save is not None:
         report.save(save)
     if html is not None:
@@ -124,6 +125,4 @@ def show_report(report: Report, save: Path | None, html: Path | None, as_json: b
         for what, path in (("reproducer", save), ("HTML", html)):
             if path is not None:
                 typer.echo(f"{what} written to {path}", err=True)
-    code = _CODES.get(report.status, Exit.FAULT)
-    if code:
-        raise typer.Exit(code)
+    return _CODES.get(report.status, Exit.FAULT)

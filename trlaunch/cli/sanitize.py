@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from trlaunch.arguments import UsageError
+from trlaunch.cli.compute_sanitizer import on_compute_sanitizer
 from trlaunch.cli.exits import Exit, reporting
 from trlaunch.cli.options import Json
 from trlaunch.cli.output import print_json, table
@@ -34,7 +35,12 @@ def sanitize(
         list[str],
         typer.Argument(help="The command, after --: python script.py ...; or a script alone.", metavar="COMMAND"),
     ],
-    tool: Annotated[str, typer.Option("--tool", help="Who checks: emulator.", metavar="TOOL")] = "emulator",
+    tool: Annotated[
+        str,
+        typer.Option(
+            "--tool", help="Who checks: emulator, or compute-sanitizer[:racecheck|initcheck|synccheck].", metavar="TOOL"
+        ),
+    ] = "emulator",
     check: Annotated[
         str, typer.Option("--check", help="What is checked: some of memory, race, init.", metavar="NAMES")
     ] = ",".join(settings.CHECKS),
@@ -160,4 +166,4 @@ def _show(launches: Counter[str], found: Sequence[dict[str, Any]], status: int) 
 
 #: Who checks, by the name of ``--tool`` before any colon. Each gets the words of the command and the options, and
 #: returns the exit code.
-TOOLS: dict[str, Callable[..., int]] = {"emulator": _on_the_emulator}
+TOOLS: dict[str, Callable[..., int]] = {"emulator": _on_the_emulator, "compute-sanitizer": on_compute_sanitizer}
