@@ -1,0 +1,165 @@
+"""Core dumps of this GPU's driver: the same said of them as cuda-gdb says.
+
+With ``TRLAUNCH_KEEP_DUMPS=FOLDER`` the dumps, and what cuda-gdb printed of each, are kept there.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.gpu import cuda_gdb
+from tests.investigate.cases import CASES
+from trlaunch import CoreDump
+from trlaunch.cuda.fault_site import CoreException
+from trlaunch.investigate import run
+
+pytestmark = pytest.mark.gpu
+
+NAMES = [case.name for case in CASES]
+# These leave no exception: cuda-gdb shows where the threads are.
+STOPPED = ("trap", "device_assert", "endless loop")
+
+PROGRAM = r"""
+#include <cstdio>
+__device__ __noinline__ void store(unsigned *p, unsigned v) { *(volatile unsigned *)((char *)p + 1) = v; }
+__device__ __forceinline__ unsigned twice(unsigned x) { return x * 2; }
+__global__ void entry(unsigned *p) { store(p, twice(threadIdx.x)); p[threadIdx.x] = 1; }
+int main() {
+  unsigned *p;
+  cudaMalloc(&p, 4096);
+  entry<<<2, 64>>>(p);
+  return cudaDeviceSynchronize() != cudaSuccess;
+}
+"""
+
+
+def keep(name: str, data: bytes, text: str = "") -> None:
+    """Put a dump where the caller of the tests wants it."""
+    folder = os.environ.get("TRLAUNCH_KEEP_DUMPS")
+    if folder:
+        stem = Path(folder) / re.sub(r"\W+", "_", name)
+        stem.with_suffix(".nvcudmp.xz").write_bytes(lzma.compress(data))
+        stem.with_suffix(".cuda-gdb.txt").write_text(text)
+
+
+@cache
+def dump_of(name: str, core: str = "light") -> bytes:
+    case = next(case for case in CASES if case.name == name)
+    trial = replace(case.trial(device="cuda:0"), blocking=True, core=core)
+    outcome = run(trial, 5.0 if name == "endless loop" else 40.0)
+    assert outcome.core, f"{name}: no core dump; {outcome.status}, {outcome.error}, {outcome.notes}"
+    return outcome.core
+
+
+@cache
+def seen_of(name: str, folder: Path) -> cuda_gdb.Seen:
+    if cuda_gdb.find() is None:
+        pytest.fail("cuda-gdb, which is to say what a dump holds, is not on the path")
+    file = folder / "core.nvcudmp"
+    file.write_bytes(dump_of(name))
+    seen = cuda_gdb.ask(file)
+    keep(name, dump_of(name), seen.text)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("dumps")
+
+
+def plain(text: str) -> str:
+    """An instruction without what is laid out differently."""
+    return re.sub(r"[\s;]", "", text)
+
+
+def entry_of(dump: CoreDump, focus: dict[str, object]) -> CoreException:
+    """The exception of the thread that cuda-gdb chose."""
+    for entry in dump.exceptions or dump.stopped:
+        warp = entry.warp
+        if warp is not None and (entry.sm.id, warp.id) == (focus["sm"], focus["warp"]):
+            return entry
+    raise AssertionError(f"no warp {focus['warp']} of SM {focus['sm']} among {dump}")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in STOPPED])
+def test_exception_place_and_registers_are_those_of_cuda_gdb(name, folder):
+    seen, dump = seen_of(name, folder), CoreDump(dump_of(name))
+    assert seen.exception is not None, seen.text
+    assert dump.exceptions, seen.text
+    entry = entry_of(dump, seen.focus) if seen.focus else dump.exceptions[0]
+    assert entry.text == seen.exception
+    assert entry.block == seen.focus["block"]
+    lane = next(lane for lane in entry.warp.lanes if lane.id == seen.focus["lane"])
+    assert lane.thread == seen.focus["thread"]
+    if seen.pc is not None:
+        assert entry.pc == seen.pc
+    place, text = seen.instructions.get(entry.pc, (None, None))
+    if place is not None:
+        assert place == f"{entry.function}+{entry.offset}"
+    if text:
+        shown = f"@{entry.instruction.predicate} " if entry.instruction.predicate else ""
+        assert plain(shown + entry.instruction.text) == plain(text)
+    registers = {name: value for name, value in seen.registers.items() if name.startswith("R")}
+    assert registers, seen.text
+    assert {name: lane.registers[int(name[1:])] for name in registers if int(name[1:]) < len(lane.registers)} == {
+        name: value for name, value in registers.items() if int(name[1:]) < len(lane.registers)
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in STOPPED if name in NAMES])
+def test_where_threads_stopped_without_an_exception(name, folder):
+    seen, dump = seen_of(name, folder), CoreDump(dump_of(name))
+    found = dump.exceptions or dump.stopped
+    assert found
+    if seen.focus:
+        entry = entry_of(dump, seen.focus) if not dump.exceptions else found[0]
+        assert entry.block is not None
+
+
+def test_the_operands_of_a_tensor_copy_have_the_coordinate():
+    dump = CoreDump(dump_of("TMA coordinate"))
+    entry = dump.exceptions[0]
+    assert entry.instruction.opcode.startswith("UTMALDG")
+    by_role = {
+        operand.roles[name]: values[0]
+        for operand in entry.operands
+        for name, values in operand.registers.items()
+        if name in operand.roles
+    }
+    assert by_role["coordinate 0"] == 3
+
+
+def test_a_full_dump_has_memory(folder):
+    dump = CoreDump(dump_of("misaligned pointer", "full"))
+    entry = dump.exceptions[0]
+    assert dump.memory
+    assert entry.cta.shared is not None or not entry.warp.shared_bytes
+    assert dump.read(entry.address, 4) == bytes(4)
+
+
+def test_callers_and_lines_of_a_program_of_nvcc(tmp_path):
+    if shutil.which("nvcc") is None or cuda_gdb.find() is None:
+        pytest.fail("nvcc and cuda-gdb are to make and read a dump, and are not on the path")
+    (tmp_path / "a.cu").write_text(PROGRAM)
+    flags = ["-lineinfo", "-arch=native", "-o", "a.out", "a.cu"]
+    subprocess.run(["nvcc", *flags], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    file = tmp_path / "core.nvcudmp"
+    environment = os.environ | {"CUDA_ENABLE_COREDUMP_ON_EXCEPTION": "1", "CUDA_COREDUMP_FILE": str(file)}
+    subprocess.run(["./a.out"], cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False)
+    seen, dump = cuda_gdb.ask(file), CoreDump(file)
+    keep("call stack", file.read_bytes(), seen.text)
+    entry = entry_of(dump, seen.focus)
+    assert entry.text == seen.exception == "Warp Misaligned Address"
+    assert "store" in entry.function
+    assert entry.site.source is not None
+    assert entry.site.source.file.endswith("a.cu")
+    assert [("entry" in str(frame.site)) for frame in entry.backtrace] == [True]
