@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).parents[2]
 WORKERS = min(4, os.cpu_count() or 1)
-TIMEOUT = 40.0
+TIMEOUT = 20.0
 
 
 def environment() -> dict[str, str]:

@@ -32,9 +32,9 @@ __all__ = ["Ended", "environment", "launches_in", "outcome_in", "python_path", "
 
 _POLL = 0.02  # s
 _KEPT_TEXT = 65536
-#: Seconds that writing a core dump may take beyond the time limit, and a hung kernel's to begin.
+#: Seconds that writing a core dump may take beyond the time limit, and that it may pause, or take to begin.
 _CORE_SECONDS = 60.0
-_CORE_BEGINS = 5.0
+_CORE_PAUSES = 5.0
 #: Errors that refuse a launch before the driver has it, by what trlaunch raises.
 _BY_DRIVER = ("DriverError",)
 
@@ -228,22 +228,25 @@ def _watch(
 ) -> int | None:
     """Wait; the exit status, or ``None`` when the process must be killed."""
     asked: float | None = None  # when a core dump was asked for
+    last, grown = 0, start  # bytes of core dump, and when there were more than before
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(_POLL if time.monotonic() - start < 1 else 5 * _POLL)
         shown.copy()
+        now = time.monotonic()
         size = sum(p.stat().st_size for p in folder.glob("core.*"))
         if size > core_limit:
             problems.append(f"the core dump grew over its limit of {core_limit} bytes, and was not finished")
             return None
-        now = time.monotonic()
+        if size > last:
+            last, grown = size, now
         if timeout is None or now - start < timeout:
             continue
         if asked is None:
             asked = now
             if not _ask_for_core(folder) and not size:
                 return None
-        if now - asked > (_CORE_SECONDS if size else _CORE_BEGINS):
+        if now - asked > _CORE_SECONDS or now - max(asked, grown) > _CORE_PAUSES:
             return None
 
 
