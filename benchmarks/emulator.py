@@ -1,14 +1,20 @@
-"""How long the emulator takes, beside NumPy doing the same: median of repeats, warm, every check on.
+"""How long the emulator takes, beside Triton's interpreter and NumPy doing the same.
 
-    python benchmarks/emulator.py [--repeats N] [--release 3.6.0] [--json FILE]
+    python benchmarks/emulator.py [--repeats N] [--release 3.6.0] [--only PATTERN] [--no-interpreter] [--json FILE]
 
-The kernels are those of the test corpus and of the emulator's own, compiled for sm_80 and, where it says so, sm_90.
+Per kernel: the time to read and compile its PTX; of a warm launch with memory checks on the median and the best of the
+repeats, and the processor time of one; one run of the same kernel on the same inputs under ``TRITON_INTERPRET=1``,
+where Triton and torch are installed, and the largest difference between the two results; and NumPy. The kernels are
+those of the test corpus and of the emulator's own, compiled for sm_80 and, where it says so, sm_90. The row of one CTA
+shows what a launch costs that does next to nothing. Last, the most memory of the process, without the interpreter.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
+import resource
 import statistics
 import sys
 import time
@@ -21,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import interpreted
 from tests import corpus
 from tests.emulator import archive
 from trlaunch.driver import Buffer, LaunchConfig, PackedArguments
@@ -39,18 +46,32 @@ class Result:
     load_ms: float
     median_ms: float
     best_ms: float
+    cpu_ms: float
     numpy_ms: float
-    ratio: float
+    interpreter_ms: float | None = None
+    difference: float | None = None
 
 
-def median_and_best(function: Callable[[], Any], repeats: int) -> tuple[float, float]:
+@dataclass
+class Row:
+    """What is measured for one name, and what is interpreted later."""
+
+    result: Result
+    case: corpus.Case | archive.Case
+    values: list[Any]
+    grid: tuple[int, int, int]
+
+
+def timed(function: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
+    """Median, best, and median of the processor time."""
     function()
-    times = []
+    times, cpu = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         function()
+        cpu.append((time.process_time() - busy) * 1e3)
         times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times), min(times)
+    return statistics.median(times), min(times), statistics.median(cpu)
 
 
 def measure(
@@ -60,7 +81,9 @@ def measure(
     grid: tuple[int, int, int],
     numpy: Callable[[], Any],
     repeats: int,
-) -> Result:
+) -> Row | None:
+    if not fnmatch.fnmatch(name, ONLY[0]):
+        return None
     text, metadata = (case.ptx.encode(), case.metadata) if isinstance(case, archive.Case) else (
         case.bytes("ptx"), case.metadata)  # fmt: skip
     entry = metadata["name"]
@@ -69,7 +92,8 @@ def measure(
     load = (time.perf_counter() - start) * 1e3
     if any(isinstance(v, TensorDescriptor) for v in values):
         whole = Kernel.from_bytes(text, metadata, level="ptx", device="emulator")
-        return result(name, load, lambda: whole.launch(grid, *values), numpy, repeats)
+        found = result(name, load, lambda: whole.launch(grid, *values), numpy, repeats)
+        return Row(found, case, values, grid)
     image = read_image(text)
     kernel = image.kernel(entry)
     data, buffers = bytearray(kernel.param_bytes), []
@@ -83,16 +107,42 @@ def measure(
     function = driver.load(image, entry, 0)
     config = LaunchConfig(grid, (kernel.block_threads or 32, 1, 1), shared=metadata["shared"])
     arguments = PackedArguments(bytes(data), buffers)
-    return result(name, load, lambda: driver.launch(function, config, arguments), numpy, repeats)
+    found = result(name, load, lambda: driver.launch(function, config, arguments), numpy, repeats)
+    return Row(found, case, values, grid)
 
 
 def result(name: str, load: float, launch: Callable[[], Any], numpy: Callable[[], Any], repeats: int) -> Result:
-    median, best = median_and_best(launch, repeats)
-    reference, _ = median_and_best(numpy, repeats)
-    return Result(name, load, median, best, reference, median / reference)
+    return Result(name, load, *timed(launch, repeats), timed(numpy, repeats)[0])
 
 
-def benchmarks(release: str, repeats: int) -> list[Result]:
+def interpret(row: Row) -> None:
+    """Run the row's kernel under Triton's interpreter; the arrays of the row hold what the emulator made of them."""
+    source = "kernels" if isinstance(row.case, corpus.Case) else "kernels_emulator"
+    values = [TensorDescriptor(v.tensor, block_shape=v.block_shape) if isinstance(v, TensorDescriptor) else v
+              for v in row.values]  # fmt: skip
+    try:
+        elapsed, arrays = interpreted.run(source, row.case.metadata["name"], values, row.case.constexprs, row.grid)
+    except interpreted.failures() as error:
+        print(f"TRITON_INTERPRET=1 cannot run {row.result.name}: {error}")
+        return
+    bases = [v.tensor if isinstance(v, TensorDescriptor) else v for v in row.values]
+    row.result.interpreter_ms = elapsed
+    row.result.difference = max(
+        float(np.abs(wide(x) - wide(y)).max())
+        for x, y in zip((b for b in bases if isinstance(b, np.ndarray)), arrays, strict=True)
+    )
+
+
+def wide(x: Any) -> Any:
+    """Values in fp64; 16-bit integers are the bits of bfloat16."""
+    return ((x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x).astype(np.float64)
+
+
+#: Pattern of the rows to measure.
+ONLY = ["*"]
+
+
+def benchmarks(release: str, repeats: int) -> list[Row]:
     rng = np.random.default_rng(0)
 
     def normal(*shape: int, dtype: Any = np.float32) -> Any:
@@ -116,7 +166,9 @@ def benchmarks(release: str, repeats: int) -> list[Result]:
     normed, mean, rstd = np.zeros_like(wide), np.zeros(1151, np.float32), np.zeros(1151, np.float32)
     norm_values = [wide, normed, weight, bias, mean, rstd, 1152, 1152, 1e-5]
     row_values = [softened, rows, 781, 781, 781]
+    few = [normal(1024), normal(1024), np.zeros(1024, np.float32), 1024]
     results = [
+        measure("add of one CTA", case("add_kernel"), few, (1, 1, 1), lambda: few[0] + few[1], repeats),
         measure("add 98432 fp32", case("add_kernel"), [x, y, out, 98432], (97, 1, 1), lambda: x + y, repeats),
         measure("softmax 1823x781", case("softmax_kernel"), row_values, (1823, 1, 1), softmax, repeats),
         measure("layer norm 1151x1152", case("layer_norm_kernel"), norm_values, (1151, 1, 1), layer_norm, repeats),
@@ -135,10 +187,10 @@ def benchmarks(release: str, repeats: int) -> list[Result]:
             measure(f"matmul 512^3 {title}", case(name), values, (8, 8, 1), lambda p=wide_a, q=wide_b: p @ q, repeats)
         )
     results += hopper(release, repeats, normal)
-    return results
+    return [row for row in results if row is not None]
 
 
-def hopper(release: str, repeats: int, normal: Callable[..., Any]) -> list[Result]:
+def hopper(release: str, repeats: int, normal: Callable[..., Any]) -> list[Row | None]:
     """The rows of sm_90, and flash attention on both."""
     n = 512
     a, b, c = normal(n, n, dtype=np.float16), normal(n, n, dtype=np.float16), np.zeros((n, n), np.float16)
@@ -185,14 +237,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--release", default="3.6.0")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="rows by name, such as 'matmul*'")
+    parser.add_argument("--no-interpreter", action="store_true", help="leave TRITON_INTERPRET=1 out")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    results = benchmarks(options.release, options.repeats)
-    print(f"{'kernel':26}{'load ms':>10}{'median ms':>12}{'best ms':>10}{'NumPy ms':>10}{'ratio':>9}")
-    for r in results:
-        print(f"{r.name:26}{r.load_ms:10.1f}{r.median_ms:12.2f}{r.best_ms:10.2f}{r.numpy_ms:10.3f}{r.ratio:9.1f}")
+    ONLY[0] = options.only
+    rows = benchmarks(options.release, options.repeats)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    missing = "not asked for" if options.no_interpreter else interpreted.missing()
+    if missing:
+        print(f"TRITON_INTERPRET=1: {missing}")
+    print(f"{'kernel':26}{'load ms':>9}{'median ms':>11}{'best ms':>9}{'CPU ms':>9}{'interpreter ms':>16}{'times':>8}"
+          f"{'difference':>12}{'NumPy ms':>10}")  # fmt: skip
+    for row in rows:
+        r = row.result
+        shown = f"{'-':>16}{'-':>8}{'-':>12}"
+        if not missing:
+            interpret(row)
+        if r.interpreter_ms is not None:
+            shown = f"{r.interpreter_ms:16.0f}{r.interpreter_ms / r.median_ms:8.1f}{r.difference:12.2g}"
+        print(f"{r.name:26}{r.load_ms:9.1f}{r.median_ms:11.2f}{r.best_ms:9.2f}{r.cpu_ms:9.2f}{shown}{r.numpy_ms:10.3f}")
+    print(f"peak memory of the process: {peak:.0f} MB")
     if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
+        found = {
+            "release": options.release,
+            "repeats": options.repeats,
+            "peak_mb": peak,
+            "interpreter": missing or "run",
+        }
+        options.json.write_text(json.dumps(found | {"kernels": [asdict(row.result) for row in rows]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
