@@ -142,8 +142,12 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
         threads = None if warps is None else warps * 32
         from trlaunch.dump import llir, ptx
 
-        into = llir if level is Level.LLIR else ptx
-        text, captures, index = into.inject(artifact.text, stated, asked, threads)
+        if level is Level.LLIR:
+            beside = artifact.sibling(Level.TTGIR) if Level.TTGIR in artifact.siblings else None
+            ttgir = None if beside is None else beside.text
+            text, captures, index = llir.inject(artifact.text, stated, asked, threads, ttgir)
+        else:
+            text, captures, index = ptx.inject(artifact.text, stated, asked, threads)
     siblings: Mapping[Level, Any] = {
         other: content
         for other, content in artifact.siblings.items()

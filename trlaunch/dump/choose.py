@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from trlaunch.dump.plan import MAX_LOOPS, Where
 from trlaunch.dump.request import At
-from trlaunch.dump.shared import Load, is_memory, loading
+from trlaunch.dump.shared import Load, blocked_layout, is_memory, loading, operand_source
 from trlaunch.dump.trips import definition
 from trlaunch.errors import ArgumentError
 from trlaunch.language import MARK
 from trlaunch.mlir_text import Module, Operation, Value, parse
 from trlaunch.mlir_types import split_tensor
-from trlaunch.scalars import from_mlir
+from trlaunch.scalars import SCALARS, from_mlir
 
 __all__ = ["Candidate", "Choice", "candidates", "dtype_of", "marked", "select"]
 
@@ -36,6 +36,8 @@ class Candidate:
         Of a memory descriptor: how it is read.
     refused : str
         Why it cannot be dumped; nothing where it can.
+    relay : str
+        A layout that it is converted to first, where its own cannot be stored.
     """
 
     value: Value
@@ -43,6 +45,7 @@ class Candidate:
     stored: str
     load: Load | None = None
     refused: str = ""
+    relay: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,26 @@ def _candidate(module: Module, function: Operation, value: Value) -> Candidate:
     place = module.place(value.location or operation.location)
     load = None
     stored = value.type or "?"
-    if is_memory(stored):
-        found = loading(module, function, stored)
+    memory, operand = is_memory(stored), "triton_gpu.dot_op" in stored and "!tt.memdesc" not in stored
+    if memory or operand:
+        found = (
+            loading(module, function, stored, None if block else operation)
+            if memory
+            else operand_source(module, function, operation)
+        )
         if isinstance(found, str):
             where = Where(value.name, op, line, place, stored)
             return Candidate(value, where, stored, None, f"its type is {stored}: {found}")
         load, stored = found, found.type
     tensor = split_tensor(stored)
-    where = Where(value.name, op, line, place, value.type or "?", tensor[2] if tensor else None)
-    return Candidate(value, where, stored, load, _refusal(value, stored))
+    layout = split_tensor(value.type or "") or tensor
+    where = Where(value.name, op, line, place, value.type or "?", layout[2] if layout else None)
+    refused, relay = _refusal(value, stored), ""
+    if tensor is not None and not refused and "#triton_gpu.slice<" in (tensor[2] or ""):
+        # Up to 3.2 a store in such a layout leaves elements out: threads that hold them are taken for copies.
+        dtype = dtype_of(tensor[1])
+        relay, refused = blocked_layout(module, tensor[0], 8 if dtype in (None, "*") else SCALARS[dtype].size)
+    return Candidate(value, where, stored, load, refused, relay)
 
 
 def _refusal(value: Value, stored: str) -> str:
@@ -142,6 +156,8 @@ def select(function: Operation, values: Sequence[Candidate], request: At) -> Cho
     ArgumentError
         There is none, or several, or it cannot be captured there.
     """
+    if request.tensor is not None:
+        raise ArgumentError(f"dump {request.text!r}: tensor= is for LLVM IR; here it is the name itself")
     found = [c for c in values if _matches(c, request)]
     if request.name is None:  # what cannot be dumped is not counted, unless there is nothing else
         found = [c for c in found if not c.refused] or found

@@ -106,6 +106,7 @@ def store(
     prefix: str,
     window: Sequence[tuple[int, int] | None] | None = None,
     fp32: bool = False,
+    relay: str = "",
 ) -> None:
     """Store a value, its elements one behind the other, row-major, in the value's own encoding.
 
@@ -124,6 +125,8 @@ def store(
         First index and the one behind the last of each axis, ``None`` for all of it.
     fp32 : bool
         Convert what is stored.
+    relay : str
+        The layout to store it in, where its own cannot be.
     """
     tensor = split_tensor(type_text)
     shape, element, encoding = tensor or ((), type_text, None)
@@ -133,6 +136,9 @@ def store(
         return f"tensor<{''.join(f'{n}x' for n in shape)}{kind}{suffix}>" if tensor else kind
 
     stored, kind = _as_fp32(emit, name, element, typed) if fp32 else _as_it_is(emit, name, element, typed)
+    if tensor and relay:
+        before, suffix, encoding = typed(kind), f", {relay}", relay
+        stored = emit.let(f"{prefix}.convert_layout {stored} : {before} -> {typed(kind)}")
     first = base(kind)
     if not tensor:
         emit.do(f"tt.store {first}, {stored}, {wanted} : !tt.ptr<{kind}>")

@@ -91,7 +91,7 @@ def inject_flat(text: str, kernel: str | None, requests: Sequence[At] | None) ->
         def base(_: str, emit: Emitter = emit, offset: str = offset) -> str:
             return emit.let(f"tt.addptr %{FLAT_PARAMETER}, {offset} : !tt.ptr<f32>, i64")
 
-        store(emit, name, kind, base, wanted, prefix, fp32=True)
+        store(emit, name, kind, base, wanted, prefix, fp32=True, relay=choice.candidate.relay)
         place(edits, choice, emit)
     edits.put(function.blocks[0].start, 0, "\n" + "\n".join(entry.lines))
     return Flat(edits.apply(), index, tuple(spans))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from trlaunch.dump.plan import ENTRY_BYTES, Capture, Where
 from trlaunch.dump.request import At
+from trlaunch.dump.restore import Restored, restored
 from trlaunch.dump.trips import Loop
 from trlaunch.errors import ArgumentError
 from trlaunch.mlir import split_list
@@ -50,6 +51,12 @@ class Definition:
     loops: tuple[int, ...] = ()
     after: int = 0
 
+    @property
+    def bits(self) -> int:
+        """Bits of it that are stored; 0 of what is not."""
+        leaves = _leaves(self.type) or []
+        return sum(1 if leaf == "i1" else _STORES[_integer(leaf)][0] for leaf in leaves)
+
 
 def definitions(text: str, kernel: str | None = None) -> list[Definition]:
     """The values of a kernel, in the order of the text.
@@ -85,9 +92,11 @@ def definitions(text: str, kernel: str | None = None) -> list[Definition]:
 
 
 def inject(
-    text: str, kernel: str | None, requests: Sequence[At], threads: int | None
+    text: str, kernel: str | None, requests: Sequence[At], threads: int | None, ttgir: str | None = None
 ) -> tuple[str, list[Capture], int]:
     """The text with captures in it; parameters and results as those of `trlaunch.dump.ptx.inject`.
+
+    `ttgir` is the text beside it, which has the layouts of tensors.
 
     Raises
     ------
@@ -110,13 +119,18 @@ def inject(
     added: dict[int, list[str]] = {}
     captures = []
     for i, request in enumerate(requests):
-        definition, leaves = _choose(listed, request)
-        capture = _captured(definition, leaves, request, threads)
+        if request.tensor is not None:
+            labels = [n for n in range(first, len(lines)) if _LABEL.match(lines[n])]
+            found = restored(listed, labels, request, ttgir, kernel, threads)
+            held, capture = found.definitions, _restored_capture(found, request, threads)
+        else:
+            definition, leaves = _choose(listed, request)
+            held, capture = (definition,), _captured(definition, leaves, request, threads)
         captures.append(capture)
         emit.entry(i)
         store = _Emitter(numbers)
-        store.store(i, capture, definition, leaves, threads)
-        added.setdefault(definition.after, []).extend(store.lines)
+        store.store(i, capture, held, threads)
+        added.setdefault(max(d.after for d in held), []).extend(store.lines)
     out = []
     for i, line in enumerate(lines):
         if i == first:
@@ -252,6 +266,12 @@ def _leaves(type_text: str | None) -> list[str] | None:
     return [type_text] if _dtype(type_text) else None
 
 
+def _integer(scalar: str) -> str:
+    """The integer that is stored for a scalar."""
+    integers = {"half": "i16", "bfloat": "i16", "float": "i32", "double": "i64", "i1": "i8"}
+    return "i64" if scalar.startswith("ptr") else integers.get(scalar, scalar)
+
+
 def _dtype(scalar: str) -> str | None:
     return "*" if scalar.startswith("ptr") else from_llvm(scalar)
 
@@ -302,6 +322,17 @@ def _captured(definition: Definition, leaves: Sequence[str], request: At, thread
     shape = (threads,) if scalar else (threads, len(leaves))
     where = Where(definition.name, definition.op, definition.line, definition.python, definition.type or "?")
     return Capture(request, where, dtype, shape, loops, threads, threads if loops else 0)
+
+
+def _restored_capture(found: Restored, request: At, threads: int) -> Capture:
+    if request.part is not None or request.dtype is not None:
+        raise ArgumentError(f"dump {request.text!r}: part= and dtype= do not go with tensor=")
+    loops: tuple[Loop, ...] = ()
+    if request.keep != "last" and found.definitions[0].loops:
+        loops = (Loop(f"loop around line {found.definitions[0].line}"),)
+    shape, where = (threads, found.layout.registers), found.tensor.where
+    counters = threads if loops else 0
+    return Capture(request, where, found.dtype, shape, loops, threads, counters, layout=found.layout)
 
 
 # --- emitting --------------------------------------------------------------------------------------------------------
@@ -382,7 +413,8 @@ class _Emitter:
         chosen = self.let(f"select i1 {own.format('valid')}, i32 {slot}, i32 0")
         self.let(f"zext i32 {chosen} to i64", own.format("slot"))
 
-    def store(self, index: int, capture: Capture, definition: Definition, leaves: Sequence[str], threads: int) -> None:
+    def store(self, index: int, capture: Capture, held: Sequence[Definition], threads: int) -> None:
+        """Store what the values hold, one behind the other."""
         own, tid = f"%{_PARAMETER}_{{}}_{index}", f"%{_PARAMETER}_tid"
         record, wanted = own.format("slot"), own.format("valid")
         if capture.loops:
@@ -397,10 +429,13 @@ class _Emitter:
             record = self.let(f"add i64 {row}, {wide}")
         distance = self.let(f"mul i64 {record}, {capture.record_bytes}")
         base = self.at(own.format("records"), distance)
-        size = capture.item_bytes
-        base = self.at(base, self.let(f"mul i64 {tid}, {size * math.prod(capture.shape[1:])}"))
-        for i, leaf in enumerate(leaves):
-            self.put(self.at(base, str(i * size)), *self._bits(self._leaf(definition, i), leaf), wanted)
+        base = self.at(base, self.let(f"mul i64 {tid}, {capture.item_bytes * math.prod(capture.shape[1:])}"))
+        offset = 0
+        for definition in held:
+            for i, leaf in enumerate(_leaves(definition.type) or ()):
+                value, kind = self._bits(self._leaf(definition, i), leaf)
+                self.put(self.at(base, str(offset)), value, kind, wanted)
+                offset += _STORES[kind][0] // 8
         flag = self.let(f"add i64 {self.let(f'mul i64 {record}, {threads}')}, {tid}")
         self.put(self.at(own.format("flags"), flag), "1", "i8", wanted)
 
@@ -414,9 +449,8 @@ class _Emitter:
 
     def _bits(self, value: str, kind: str) -> tuple[str, str]:
         """A scalar as an integer that a store takes, and that integer's type."""
-        if kind.startswith("ptr"):
-            return self.let(f"ptrtoint {kind} {value} to i64"), "i64"
-        if kind == "i1":
-            return self.let(f"zext i1 {value} to i8"), "i8"
-        integer = {"half": "i16", "bfloat": "i16", "float": "i32", "double": "i64"}.get(kind)
-        return (self.let(f"bitcast {kind} {value} to {integer}"), integer) if integer else (value, kind)
+        integer = _integer(kind)
+        if integer == kind:
+            return value, kind
+        cast = "ptrtoint" if kind.startswith("ptr") else "zext" if kind == "i1" else "bitcast"
+        return self.let(f"{cast} {kind} {value} to {integer}"), integer

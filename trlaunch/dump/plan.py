@@ -32,6 +32,7 @@ from trlaunch.scalars import SCALARS
 if TYPE_CHECKING:
     import numpy as np
 
+    from trlaunch.dump.layouts import Layout
     from trlaunch.dump.trips import Loop
 
 __all__ = ["DEFAULT_LIMIT", "ENTRY_BYTES", "MAX_LOOPS", "Capture", "Plan", "Where", "make_plan"]
@@ -92,6 +93,8 @@ class Capture:
         What `trlaunch.language` was given as offset.
     offset_of : str
         Key of the dump that this value is the offset of.
+    layout : Layout or None
+        How threads and registers, which `shape` is then, make a tensor.
     """
 
     request: At
@@ -103,6 +106,7 @@ class Capture:
     counters: int = 0
     offset: int = 0
     offset_of: str = ""
+    layout: Layout | None = None
 
     @property
     def key(self) -> str:

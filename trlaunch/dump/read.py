@@ -160,6 +160,11 @@ def _read(region: Region, data: npt.NDArray[np.uint8], offset: npt.NDArray[Any] 
     kind = "uint64" if capture.dtype == "*" else "uint8" if capture.dtype == "i1" else numpy_dtype(capture.dtype)
     values = np.ascontiguousarray(raw).view(kind).reshape(axes + capture.shape).copy()
     values[~written] = 0
+    if capture.layout is not None:  # threads and registers, several of which may hold one element
+        held = values.reshape(*axes, -1)
+        values = np.zeros((*axes, math.prod(capture.layout.shape)), values.dtype)
+        values[..., capture.layout.elements().reshape(-1)] = held
+        values, written = values.reshape(axes + capture.layout.shape), np.all(written, -1, keepdims=False)
     if capture.dtype == "i1":
         values = values != 0
     return Dump(

@@ -27,13 +27,16 @@ class At:
     part: tuple[tuple[int, int] | None, ...] | None = None
     dtype: str | None = None
     label: str | None = None
+    tensor: str | At | None = None
 
     @property
     def text(self) -> str:
         """The value as asked for: ``%acc`` or ``op=tt.reduce, nth=1``; the key of the dump without a label."""
+        if self.tensor is not None and self.op is None and self.line is None and self.python_line is None:
+            return self.tensor if isinstance(self.tensor, str) else self.tensor.text
         if self.name is not None and self.op is None and self.nth is None and self.line is None:
             return self.name
-        fields = ("name", "op", "nth", "line", "python_line")
+        fields = ("tensor", "name", "op", "nth", "line", "python_line")
         return ", ".join(f"{f}={getattr(self, f)}" for f in fields if getattr(self, f) is not None)
 
 
@@ -51,6 +54,7 @@ def at(
     part: Sequence[Any] | None = None,
     dtype: str | None = None,
     label: str | None = None,
+    tensor: str | At | None = None,
 ) -> At:
     """A value inside a kernel; everything given must hold of it.
 
@@ -82,17 +86,23 @@ def at(
         Triton's name of the type to read the bits as: PTX keeps floats in untyped registers.
     label : str, optional
         Key of the dump; left out, the name, else what was asked.
+    tensor : str or At, optional
+        In LLVM IR, a tensor of the TTGIR beside it, by name or as this function finds it there: the values that are its
+        registers are captured and put back into its shape. They are found by the operation and its Python line, or as
+        the other settings say.
 
     Raises
     ------
     ArgumentError
         Nothing identifies a value, or a setting is none of those above.
     """
-    if name is None and op is None and line is None and python_line is None:
-        raise ArgumentError("trlaunch.at(): expected a name, op=, line= or python_line=")
+    if tensor is None and name is None and op is None and line is None and python_line is None:
+        raise ArgumentError("trlaunch.at(): expected a name, op=, line=, python_line= or tensor=")
     if keep not in ("all", "last") and (not isinstance(keep, int) or isinstance(keep, bool) or not 0 < keep < 1 << 31):
         raise ArgumentError(f"keep={keep!r:.60}: expected 'all', 'last' or a number of iterations")
-    return At(name, op, nth, line, python_line, result, after, keep, _programs(programs), _window(part), dtype, label)
+    return At(
+        name, op, nth, line, python_line, result, after, keep, _programs(programs), _window(part), dtype, label, tensor
+    )
 
 
 def requests(dump: Any) -> tuple[At, ...]:

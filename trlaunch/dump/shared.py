@@ -6,33 +6,59 @@ encoding from 3.2, ``!ttg.memdesc`` from 3.3 (``TritonGPUTypes.td``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trlaunch.dump.emit import prefix_of
+from trlaunch.dump.trips import definition
 from trlaunch.mlir import split_list
 from trlaunch.mlir_text import Module, Operation
-from trlaunch.mlir_types import split_tensor
+from trlaunch.mlir_types import find, split_tensor
 from trlaunch.scalars import SCALARS, from_mlir
 
-__all__ = ["Load", "is_memory", "loading"]
+__all__ = ["Load", "blocked_layout", "is_memory", "loading", "operand_source"]
 
 _KINDS = ("!ttg.memdesc<", "!tt.memdesc<")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How a descriptor is read.
+    """How a value is had in a layout that can be stored.
 
     Attributes
     ----------
     operation : str
-        ``ttg.local_load``.
+        ``ttg.local_load`` of a descriptor; nothing where `source` is stored as it is.
     type : str
         The tensor that it makes.
+    source, source_type : str
+        What is read in the value's place; nothing where it is the value itself.
     """
 
     operation: str
     type: str
+    source: str = ""
+    source_type: str = ""
+
+    def text(self, name: str, type_text: str) -> str:
+        """The operation on a value of that name and type."""
+        return f"{self.operation} {self.source or name} : {self.source_type or type_text} -> {self.type}"
+
+
+def operand_source(module: Module, function: Operation, made_by: Operation) -> Load | str:
+    """An operand of a product, in the layout that it was loaded or converted from; or why there is none.
+
+    Up to 3.2 Triton's compiler aborts on a pointer in the layout of an operand (``dot_op``).
+    """
+    name = made_by.name.rpartition(".")[2]
+    clause = made_by.head[find(made_by.head, ":", last=True) + 1 :] if made_by.operands else ""
+    source = clause.partition("->")[0].strip()
+    if name == "local_load" and is_memory(source):
+        value = definition(made_by, made_by.operands[0])
+        found = loading(module, function, source, value.operation if value and value.block is None else None)
+        return found if isinstance(found, str) else replace(found, source=made_by.operands[0], source_type=source)
+    if name == "convert_layout" and split_tensor(source) and "dot_op" not in source:
+        return Load("", source, made_by.operands[0], source)
+    return "Triton up to 3.2 cannot store the layout of an operand of a product: dump what it is made from"
 
 
 def is_memory(type_text: str) -> bool:
@@ -40,7 +66,7 @@ def is_memory(type_text: str) -> bool:
     return type_text.startswith(_KINDS)
 
 
-def loading(module: Module, function: Operation, type_text: str) -> Load | str:
+def loading(module: Module, function: Operation, type_text: str, made_by: Operation | None = None) -> Load | str:
     """How a descriptor of this type is read, or why it cannot be.
 
     Parameters
@@ -50,7 +76,14 @@ def loading(module: Module, function: Operation, type_text: str) -> Load | str:
         The kernel; tensor memory is read as one of its own operations reads it.
     type_text : str
         ``!ttg.memdesc<...>``.
+    made_by : Operation, optional
+        What makes the descriptor.
     """
+    if made_by is not None and made_by.name == "triton_gpu.memdesc_subview" and "shared_memory" not in type_text:
+        whole = split_tensor(f"tensor<{made_by.head.rpartition('->')[0].rpartition(': ')[2].partition('<')[2].strip()}")
+        part = split_tensor(f"tensor<{type_text.partition('<')[2]}")
+        if whole is not None and part is not None and len(whole[0]) == len(part[0]):
+            return "Triton up to 3.1 cannot load part of a buffer in a layout of its own: dump the whole buffer"
     inner = type_text.partition("<")[2]
     tensor = split_tensor(f"tensor<{inner}")
     if tensor is None or tensor[2] is None or not tensor[0]:
@@ -63,12 +96,6 @@ def loading(module: Module, function: Operation, type_text: str) -> Load | str:
     dtype = from_mlir(element)
     if dtype is None:
         return f"its elements are {element}"
-    attributes = _module_head(module)
-    if _integer(attributes, "num-ctas") != 1:
-        return "the kernel runs in clusters of CTAs, which share it: dump what ttg.local_load makes of it"
-    warps, threads = _integer(attributes, "num-warps"), _integer(attributes, "threads-per-warp")
-    if not warps or not threads:
-        return "the text does not state the warps of a block"
     meaning = module.aliases.get(encoding, encoding)
     order = meaning.partition("order = [")[2].partition("]")[0]
     rank = len(order.split(",")) if order else 2
@@ -78,9 +105,10 @@ def loading(module: Module, function: Operation, type_text: str) -> Load | str:
         )
     if any(n < 1 or n & (n - 1) for n in shape):
         return f"{type_text} has a dimension that is no power of two"
-    prefix = prefix_of(module.text)
-    layout = _blocked(prefix, shape, SCALARS[dtype].size, warps, threads)
-    return Load(f"{prefix}.local_load", f"tensor<{''.join(f'{n}x' for n in shape)}{element}, {layout}>")
+    layout, reason = blocked_layout(module, shape, SCALARS[dtype].size)
+    if reason:
+        return reason
+    return Load(f"{prefix_of(module.text)}.local_load", f"tensor<{''.join(f'{n}x' for n in shape)}{element}, {layout}>")
 
 
 def _tensor_memory(function: Operation, type_text: str) -> Load | str:
@@ -91,6 +119,17 @@ def _tensor_memory(function: Operation, type_text: str) -> Load | str:
             if made is not None and split_tensor(made):
                 return Load("ttng.tmem_load", made)
     return "it is tensor memory, and no ttng.tmem_load of the kernel shows in which layout this type is read"
+
+
+def blocked_layout(module: Module, shape: tuple[int, ...], item: int) -> tuple[str, str]:
+    """A plain layout for a tensor of items of so many bytes, or nothing and why there is none."""
+    attributes = _module_head(module)
+    if _integer(attributes, "num-ctas") != 1:
+        return "", "the kernel runs in clusters of CTAs, over which it is spread"
+    warps, threads = _integer(attributes, "num-warps"), _integer(attributes, "threads-per-warp")
+    if not warps or not threads:
+        return "", "the text does not state the warps of a block"
+    return _blocked(prefix_of(module.text), shape, item, warps, threads), ""
 
 
 def _module_head(module: Module) -> str:

@@ -236,7 +236,9 @@ def readable(emit: Emitter, candidate: Candidate, waits: dict[str, str]) -> tupl
     """The name and the type of what is stored: loaded from memory, or waited for, where that is needed."""
     name, load = candidate.value.name, candidate.load
     if load is not None:
-        return emit.let(f"{load.operation} {name} : {candidate.value.type} -> {load.type}"), load.type
+        if not load.operation:
+            return load.source, load.type
+        return emit.let(load.text(name, candidate.value.type or "")), load.type
     tensor = split_tensor(candidate.stored)
     if tensor is not None and tensor[2] in waits:
         name = emit.let(f"{waits[tensor[2]]} {name} {{pendings = 0 : i32}} : {candidate.stored}")
@@ -273,4 +275,5 @@ def _store(
         wanted,
         prefix,
         capture.request.part,
+        relay=candidate.relay,
     )
