@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,24 @@ def test_a_witness_that_contradicts_the_device_counts_less() -> None:
     assert causes(agreeing)[0].rule == "misaligned"
     ranked = {c.rule: c.score for c in causes(contradicting)}
     assert ranked["misaligned"] > ranked["race"]
+
+
+@pytest.mark.parametrize(
+    "innermost,size,first",
+    [(3, None, "tma-coordinate"), (-1, None, "tma-coordinate"), (8, None, "tma-coordinate"), (64, None, "tensor-map"),
+     (8, 2, "tensor-map"), (4, 2, "tma-coordinate")],
+)  # fmt: skip
+def test_a_coordinate_that_is_known_decides(innermost: int, size: int | None, first: str) -> None:
+    site = core(ILLEGAL, COPY, coordinates=(innermost, 0))
+    found = evidence(715, sites=(site,))
+    if size is not None:
+        entry = {"block_size": [64, 64], "elem_type": 6, "elem_size": size, "swizzle": 3}
+        files = {"k.ptx": b"", "k.json": json.dumps({"tensordesc_meta": [entry]}).encode()}
+        assert found.trial is not None
+        found = replace(found, trial=replace(found.trial, files=files))
+    ranked = causes(found)
+    assert ranked[0].rule == first, [(c.rule, c.score, c.facts) for c in ranked]
+    assert f"coordinates {innermost}, 0, innermost first" in ranked[0].facts
 
 
 def test_causes_that_agree_become_one() -> None:

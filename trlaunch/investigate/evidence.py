@@ -9,6 +9,7 @@ from trlaunch.finding import Finding
 from trlaunch.investigate import symptoms
 from trlaunch.investigate.carried import Address, Spot, labels
 from trlaunch.investigate.trial import Died, Launched, Outcome, Scene, Trial
+from trlaunch.metadata import Metadata
 
 __all__ = ["NULL_PAGE", "Evidence", "Line", "Site", "nearest"]
 
@@ -50,6 +51,8 @@ class Site:
         What was accessed in global memory, and its size in bytes.
     operands : tuple of (str, str)
         Names and values for that thread.
+    coordinates : tuple of int
+        Of a tensor copy, innermost first, in elements.
     lines : tuple of Line
         Innermost level first: SASS, PTX, LLIR, TTGIR, TTIR, Python.
     lanes : int
@@ -72,6 +75,7 @@ class Site:
     address: int | None = None
     access: int | None = None
     operands: tuple[tuple[str, str], ...] = ()
+    coordinates: tuple[int, ...] = ()
     lines: tuple[Line, ...] = ()
     lanes: int = 1
     spots: tuple[Spot, ...] = ()
@@ -158,6 +162,17 @@ class Evidence:
         """What the processes printed."""
         runs = [o for o in (self.outcome, self.replay) if o is not None]
         return "\n".join(text for o in runs for text in (o.stderr, o.stdout) if text.strip())
+
+    @property
+    def element_sizes(self) -> tuple[int, ...]:
+        """Bytes an element of the tensors that the kernel has descriptors of, as its metadata states them."""
+        if self.trial is None:
+            return ()
+        name = next((n for n in self.trial.files if n.endswith(".json")), None)
+        if name is None:
+            return ()
+        metadata = Metadata.from_json(self.trial.files[name], name)
+        return tuple(sorted({d.element_size for d in metadata.tensor_descriptors}))
 
     @property
     def ptx(self) -> str:

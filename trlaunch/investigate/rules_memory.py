@@ -17,6 +17,7 @@ _SHARED = re.compile(
     r"\b(?:LDS|STS|ATOMS|LDSM|STSM|LDGSTS|UBLKCP|SYNCS|REDS)\b|\b(?:ld|st|atom|red)\.(?:volatile\.)?shared"
 )
 _FAR = 1 << 32  # bytes from the nearest argument beyond which an address has nothing to do with it
+_ELEMENTS = (1, 2, 4, 8)  # bytes: CUtensorMapDataType (cuda.h)
 _ALIGNED = 16  # bytes: what Triton's vector accesses and TMA need at most
 
 
@@ -110,15 +111,25 @@ def tma(e: Evidence) -> Iterator[Cause]:
     if e.symptom != "illegal-instruction":
         return
     site = e.own_site
-    if site is not None and _TMA.search(site.instruction):
-        facts = [f"{site.witness}: {site.what} at {site.instruction}"]
-        facts += [f"{name} = {value}" for name, value in site.operands[:6]]
-        yield Cause("tma-coordinate", 0.93, tuple(facts))
-        yield Cause("tensor-map", 0.6, (f"{site.witness}: {site.what} at {site.instruction}",))
+    if site is None or not _TMA.search(site.instruction):
+        copies = _TMA_PTX.findall(e.ptx)
+        if copies and site is None:
+            yield Cause("tma-coordinate", 0.55, (f"the PTX has {len(copies)} tensor copies", copies[0].strip()))
         return
-    copies = _TMA_PTX.findall(e.ptx)
-    if copies and site is None:
-        yield Cause("tma-coordinate", 0.55, (f"the PTX has {len(copies)} tensor copies", copies[0].strip()))
+    facts = [f"{site.witness}: {site.what} at {site.instruction}"]
+    coordinate, map_ = 0.93, 0.6
+    if site.coordinates:
+        innermost, sizes = site.coordinates[0], e.element_sizes or _ELEMENTS
+        fits = [size for size in sizes if not innermost * size % _ALIGNED]
+        facts.append(f"coordinates {', '.join(map(str, site.coordinates))}, innermost first")
+        if not fits:
+            coordinate = 0.97
+            facts.append(f"{innermost} elements are no multiple of {_ALIGNED} bytes")
+        elif len(fits) == len(sizes):  # the coordinate is right, whatever the element
+            coordinate, map_ = 0.4, 0.85
+    facts += [f"{name} = {value}" for name, value in site.operands[:6]]
+    yield Cause("tma-coordinate", coordinate, tuple(facts))
+    yield Cause("tensor-map", map_, tuple(facts[:2]))
 
 
 def descriptors(e: Evidence) -> Iterator[Cause]:

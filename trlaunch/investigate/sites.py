@@ -68,6 +68,7 @@ def core_site(core: bytes, folder: Path | None, spots: Sequence[Spot]) -> Site:
         address=fault.address if comparable else None,
         access=access.size if access is not None else None,
         operands=tuple(_operand(operand) for operand in fault.operands),
+        coordinates=_coordinates(fault.operands),
         lines=(
             *_sass(fault, text),
             *(Line(f.level, f.file or "in the cubin", f.line, f.text) for f in reversed(fault.frames)),
@@ -93,10 +94,22 @@ def _operand(operand: Any) -> tuple[str, str]:
         parts.append(f"{operand.addresses[0]:#x}")
     for name, values in operand.registers.items():
         if values and values[0] is not None:
-            parts.append(f"{name}={values[0]:#x}")
+            role = operand.roles.get(name)
+            parts.append(f"{name}={values[0]:#x}" + (f" ({role})" if role else ""))
     if operand.constant is not None:
         parts.append(f"{operand.constant:#x}")
     return operand.text, " ".join(parts) or "?"
+
+
+def _coordinates(operands: Sequence[Any]) -> tuple[int, ...]:
+    """Of a tensor copy, for the first lane: 32-bit integers with sign."""
+    found = {}
+    for operand in operands:
+        for name, role in operand.roles.items():
+            value = operand.registers[name][0] if operand.registers[name] else None
+            if role.startswith("coordinate ") and value is not None and name not in operand.overwritten:
+                found[int(role.split()[1])] = value - (1 << 32) if value >> 31 else value
+    return tuple(found[i] for i in range(len(found))) if set(found) == set(range(len(found))) else ()
 
 
 def _launch(grid: Any) -> str:
