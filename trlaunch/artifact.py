@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.errors import ArtifactError, FallbackWarning, MetadataError, warn
 from trlaunch.metadata import Metadata
+from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
     from trlaunch.driver import Device
@@ -63,6 +64,8 @@ _TEXT_MARKS = (
     (Level.LLIR, re.compile(r"^define\b.*\(", re.M)),
     (Level.GLUON, re.compile(r"^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b", re.M)),
     (Level.PYTHON, re.compile(r"^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b", re.M)),
+    # Saved between passes by trlaunch, in LLVM's dialect of MLIR.
+    (Level.TTGIR, re.compile(r"\A// trlaunch: (?:after|before) ")),
 )
 _GPU_MODULE = re.compile(r'"(?:ttg|triton_gpu)\.num-warps"\s*=')
 

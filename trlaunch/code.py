@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import DeviceProperties
 from trlaunch.errors import ArgumentError, ArtifactError, AssemblerMissing, FallbackWarning, SignatureError, warn
 from trlaunch.image import Image, ImageKernel
+from trlaunch.records import dataclass
 from trlaunch.signature import Signature, Source, assemble, from_caller, from_func, from_llir, from_ptx
 from trlaunch.target import Target
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from trlaunch.errors import DeviceUnavailable
 from trlaunch.image import Image
+from trlaunch.records import dataclass
 from trlaunch.target import Target
 
 __all__ = [

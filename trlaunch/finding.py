@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 
 from trlaunch.driver import DeviceProperties
 from trlaunch.image import Image, ImageKernel
 from trlaunch.metadata import Metadata
+from trlaunch.records import dataclass
 from trlaunch.signature import Signature
 from trlaunch.target import Target
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from trlaunch.errors import ImageError
+from trlaunch.records import dataclass
 from trlaunch.target import Target
 
 __all__ = ["Image", "ImageKernel", "ImageParam", "nearest"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from trlaunch.errors import ArtifactError
+from trlaunch.records import dataclass
 
 __all__ = ["Argument", "Function", "find_function", "split_list"]
 

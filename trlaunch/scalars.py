@@ -6,7 +6,8 @@ import math
 import operator
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from trlaunch.records import dataclass
 
 __all__ = ["SCALARS", "Scalar", "bfloat16_bits", "from_llvm", "from_mlir"]
 

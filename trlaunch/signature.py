@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from trlaunch.errors import SignatureError
 from trlaunch.image import ImageKernel, ImageParam
 from trlaunch.metadata import Metadata
 from trlaunch.mlir import Argument, find_function, split_list
+from trlaunch.records import dataclass
 from trlaunch.scalars import SCALARS, from_llvm, from_mlir
 
 __all__ = ["Param", "Signature", "Source", "assemble", "category", "from_caller", "from_func", "from_llir", "from_ptx"]

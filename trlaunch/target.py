@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from trlaunch.errors import TrlaunchError
+from trlaunch.records import dataclass
 
 __all__ = ["Target"]
 

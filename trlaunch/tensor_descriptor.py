@@ -10,7 +10,6 @@ import contextlib
 import operator
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from trlaunch.devices import get
@@ -18,6 +17,7 @@ from trlaunch.driver import Device, Driver
 from trlaunch.errors import ArgumentError
 from trlaunch.memory import DeviceArray
 from trlaunch.metadata import TensorDescriptorMeta
+from trlaunch.records import dataclass
 from trlaunch.scalars import SCALARS
 from trlaunch.tensors import TensorView, view
 

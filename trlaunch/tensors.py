@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from trlaunch.records import dataclass
 
 __all__ = [
     "Pointer",

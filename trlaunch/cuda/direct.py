@@ -10,12 +10,13 @@ import ctypes
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
 from trlaunch.driver import Function, LaunchConfig, PackedArguments
+from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
     from trlaunch.cuda.driver import CudaDriver
@@ -40,7 +41,7 @@ class _Config(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Of ``cuLaunchKernelEx``, ``cuCtxGetId``, ``cuCtxPushCurrent``, ``cuCtxPopCurrent``, ``cuTensorMapEncodeTiled``."""
+    """Addresses of the driver's functions, by what they are used for."""
 
     launch: int
     identify: int
