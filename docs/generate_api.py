@@ -39,6 +39,9 @@ MODULES = (
     "trlaunch.investigate.isolation",
     "trlaunch.investigate.program",
     "trlaunch.investigate.sanitizers",
+    "trlaunch.cuda.coredump",
+    "trlaunch.cuda.coredump_model",
+    "trlaunch.cuda.fault_site",
     "trlaunch.errors",
 )
 
