@@ -79,6 +79,17 @@ def test_wrong_use(cli, artifacts, words, code, message):
     assert message in found.err
 
 
+def test_json_has_every_answer(cli, artifacts):
+    file = artifacts / "add_kernel.ptx"
+    found = cli("debug", file, *ADD, "--json", "-c", f"break {store_line(file)} if %tid.x == 40; run; thread 3")
+    assert found.code == 0, found.err
+    document = found.json
+    assert [c["command"] for c in document["commands"]][1:] == ["run", "thread 3"]
+    assert document["commands"][1]["said"][0] == "breakpoint 1: 3 lanes in 3 CTAs"
+    assert (document["stopped"], document["running"], document["thread"]) == ("breakpoint", True, [3, 0, 0])
+    assert cli("debug", file, *ADD, "--json").code == 2
+
+
 def test_a_script_that_cannot_be_read(cli, artifacts, tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     found = cli("debug", artifacts / "add_kernel.ptx", *ADD, "--script", tmp_path / "binary")

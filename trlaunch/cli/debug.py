@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trlaunch.arguments import UsageError, parse_argument, parse_grid
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.materialise import ArgOption, GridOption, in_order, materialise
-from trlaunch.cli.options import File, MetadataOption, NameOption, SignatureOption, open_kernel
+from trlaunch.cli.options import File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
+from trlaunch.cli.output import print_json
 
 if TYPE_CHECKING:
+    from trlaunch.emulator.debugger import Session
     from trlaunch.emulator.debugger.prompt import Prompt
 
 __all__ = ["debug"]
@@ -43,26 +45,31 @@ def debug(
     metadata: MetadataOption = None,
     name: NameOption = None,
     signature: SignatureOption = None,
+    as_json: Json = False,
 ) -> None:
     """Debug a kernel on the emulator: breakpoints, steps, registers, shared memory, watchpoints; `help` lists all."""
     from trlaunch.emulator.debugger import open_session
     from trlaunch.emulator.debugger.prompt import Prompt, interact
 
-    with reporting(False):
+    with reporting(as_json):
         sizes = parse_grid(grid)
         specs = [parse_argument(text) for text in arg or ()]
         texts = [*([_read(script)] if script is not None else []), *(command or ())]
+        if as_json and (interactive or not texts):
+            raise UsageError("--json is for commands: give them with -c or --script, and leave --interactive out")
         kernel = open_kernel(file, metadata, name, signature, "emulator")
         positional, named = in_order(materialise(kernel, specs, kernel.device))
         session = open_session(kernel, sizes, positional, named)
         try:
             prompt = Prompt(session)
-            _execute(prompt, texts)
+            said = _execute(prompt, texts, not as_json)
+            if as_json:
+                print_json(_document(session, said))
             if (interactive or not texts) and not prompt.quitting:
                 if sys.stdin.isatty():
                     interact(session)
                 else:
-                    _execute(prompt, sys.stdin)
+                    _execute(prompt, sys.stdin, True)
         finally:
             session.close()
             fault = session.fault
@@ -77,12 +84,30 @@ def _read(script: Path) -> str:
         raise UsageError(f"--script {str(script)!r} cannot be read: {error}") from None
 
 
-def _execute(prompt: Prompt, texts: Iterable[str]) -> None:
-    """Run commands, each shown before what it says."""
+def _execute(prompt: Prompt, texts: Iterable[str], show: bool) -> list[tuple[str, str]]:
+    """Run commands, each shown before what it says; the commands and what they said."""
     from trlaunch.emulator.debugger.prompt import PROMPT, split_commands
 
+    done = []
     for line in split_commands(texts):
-        sys.stdout.write(f"{PROMPT}{line}\n")
-        prompt.onecmd(line)
+        if show:
+            sys.stdout.write(f"{PROMPT}{line}\n")
+            sys.stdout.flush()
+        done.append((line, prompt.say(line)))
+        if show:
+            sys.stdout.write(done[-1][1])
         if prompt.quitting:
-            return
+            break
+    return done
+
+
+def _document(session: Session, said: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    stop = session.stop
+    return {
+        "kernel": session.name,
+        "commands": [{"command": command, "said": text.splitlines()} for command, text in said],
+        "running": session.running,
+        "stopped": stop.kind if stop is not None else None,
+        "cta": list(session.cta),
+        "thread": list(session.thread),
+    }
