@@ -13,6 +13,7 @@ from trlaunch.bisection.engine import Candidate
 from trlaunch.bisection.oracles import Launch, Oracle
 from trlaunch.errors import ArtifactError
 from trlaunch.investigate.trial import Trial
+from trlaunch.lowering.pass_marker import read_marker
 from trlaunch.lowering.pass_names import kernel_of
 from trlaunch.signature import from_func
 
@@ -32,7 +33,7 @@ def candidates(
     timeout: float = 120.0,
     **settings: Any,
 ) -> list[Candidate]:
-    """The module before the first pass, and that after each.
+    """The module before the first pass, and that after each that a lowering can start from.
 
     Each is lowered the rest of the way by the installed Triton, so that a candidate is bad from the pass on whose
     output is wrong, in this folder, while the passes that run here do no harm.
@@ -70,9 +71,19 @@ def candidates(
     for number, name, path in found:
         # Nothing beside the module belongs to it: the other files of the folder are other modules.
         artifact = replace(Artifact.from_file(path), siblings={}, metadata=None)
-        trial = Trial.of(artifact, grid=grid, args=args, named=named, signature=signature, **settings)
+        if artifact.level is Level.LLIR and not _finished(artifact.text):
+            continue
+        marker = read_marker(artifact.text)
+        where = {"target": str(marker.target)} if marker is not None else {}
+        trial = Trial.of(artifact, grid=grid, args=args, named=named, signature=signature, **{**where, **settings})
         rows.append(Candidate(f"{number:02d} {name}", Launch(trial, oracle, timeout), path.name))
     return rows
+
+
+def _finished(text: str) -> bool:
+    """Whether LLVM IR is that of its level: Triton cannot go on in the middle of its LLVM passes."""
+    marker = read_marker(text)
+    return marker is not None and bool(marker.carried.get("output"))
 
 
 def _signature(path: Path) -> dict[str, Any] | None:
