@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trlaunch
+import trlaunch.emulator
 from tests import corpus
 from tests.emulator.archive import cases
 from trlaunch import ArgumentError, EmulatorError, Fault, Kernel
@@ -224,6 +225,8 @@ def test_breakpoints_by_line_file_label_and_condition(kernel: Kernel) -> None:
         ("break 40 if %r3 ==", "is not understood"),
         ("break 40 if %r77 == 1", "uses a register '%r77'"),
         ("break 40 if __import__('os')", "is not understood"),
+        ("break 40 if ~f32(%r1) == 1", "cannot be computed"),
+        ("watch arg0[0] if %r99 > 1", "uses a register '%r99'"),
         ("delete 7", "there is no breakpoint or watchpoint 7: expected one of none"),
         ("cta 3", r"there is no CTA \(3\): the launch has 3 x 1 x 1"),
         ("thread 64", r"there is no thread \(64\)"),
@@ -675,3 +678,40 @@ def test_bits_are_those_of_a_plain_launch(name: str, make: Any) -> None:
     assert any(a.any() for a in plain)
     for a, b in zip(plain, stepped, strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+def test_halves_are_compared_as_what_they_are() -> None:
+    case = corpus.find("3.6.0", "cuda:80", "matmul_kernel")
+    a = np.ones((64, 64), np.float16)
+    line, text = next((i, t) for i, t in enumerate(case.text("ptx").split("\n"), 1) if "ldmatrix" in t)
+    name = re.findall(r"%r\d+", text)[0]
+    out = np.zeros_like(a)
+    commands = [f"break {line + 1} if {name} == 1", f"break {line + 1} if u32({name}) == 0x3c003c00", "run"]
+    session = Kernel.from_file(case.path("ptx")).debug(1, a, a, out, 64, 64, 64, 64, 64, 64, commands=commands)
+    assert f"{name} holds two values of .f16: read it as u32({name})" in session.transcript
+    assert session.stop is not None
+    assert session.stop.kind == "breakpoint"
+    assert (session.registers[name] == 1).all()
+    assert session.registers[name].shape == (128, 2)
+    assert "(1, 1)" in session.execute(f"print {name}")
+    session.close()
+
+
+def test_a_race_is_looked_at_where_it_was_found(tmp_path: Path) -> None:
+    text = PTX.replace("\tbar.sync 0;\n", "")
+    kernel = Kernel.from_bytes(text, signature="*i32, i32", device="emulator", shared=256)
+    with trlaunch.emulator.checking("race"):
+        session = kernel.debug(3, np.zeros(192, np.int32), ROUNDS, commands=["run"])
+    assert session.fault is not None
+    assert session.fault.kind == "race"
+    line = session.engine.lines.ptx[session.ptx_line - 1]
+    assert line.strip() == "ld.shared.b32 %r13, [%r12];"
+    session.close()
+
+
+def test_dumps_come_back_from_a_debugged_launch() -> None:
+    case = corpus.find("3.6.0", "cuda:80", "add_kernel")
+    x = np.arange(1024, dtype=np.float32)
+    kernel = Kernel.from_file(case.path("ptx"), dump=trlaunch.at(op="setp.lt.s32", nth=0, label="mask"))
+    session = kernel.debug(1, x, x, np.zeros_like(x), 1024, commands=["step 5", "continue"])
+    assert session.result.dumps["mask"].values.all()

@@ -108,6 +108,8 @@ class Engine(Instrument):
         Why it stands still; ``None`` before it was started.
     error : BaseException or None
         What ended the launch, if it ended badly.
+    result : object
+        What it returned.
     """
 
     stepping = True
@@ -119,6 +121,7 @@ class Engine(Instrument):
         self.stop: Stop | None = None
         self.error: BaseException | None = None
         self.fault: Fault | None = None
+        self.result: Any = None
         self.finished = False
         self.program: Program | None = None
         self.config: LaunchConfig | None = None
@@ -198,7 +201,7 @@ class Engine(Instrument):
 
     def _work(self) -> None:
         with _Ending(self), install(self):
-            self._launch()
+            self.result = self._launch()
 
     def _ended(self, error: BaseException | None) -> None:
         """The launch is over; whoever looks raises or shows what ended it."""

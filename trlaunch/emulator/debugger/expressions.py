@@ -99,7 +99,8 @@ class Expression:
             A register is not there, or the operands do not go together.
         """
         try:
-            return np.asarray(self._value(self._tree, read))
+            with np.errstate(all="ignore"):
+                return np.asarray(self._value(self._tree, read))
         except (TypeError, OverflowError, ZeroDivisionError, ValueError) as error:
             raise EmulatorError(f"{self.text!r} cannot be computed: {error}") from None
 

@@ -131,11 +131,15 @@ class Points:
 
         active = engine.alive if mask is None else np.broadcast_to(mask, engine.lanes) & engine.alive
         hit: list[Breakpoint] = []
+        trouble = ""
         lanes = np.zeros(engine.lanes, bool)
         for point in list(self.table.values()):
             if not isinstance(point, Breakpoint) or not point.enabled or block not in point.blocks:
                 continue
-            here = active if point.condition is None else active & holds(engine, point.condition, block)
+            try:
+                here = active if point.condition is None else active & holds(engine, point.condition, block)
+            except EmulatorError as error:
+                here, trouble = active, f", whose condition fails: {error}"
             if here.any():
                 point.hits += 1
                 hit.append(point)
@@ -149,7 +153,7 @@ class Points:
         if any(p.temporary for p in hit):
             self.install(engine)
         word = "temporary breakpoint" if all(p.temporary for p in hit) else "breakpoint"
-        return Stop("breakpoint", f"{word} {names}", lanes)
+        return Stop("breakpoint", f"{word} {names}{trouble}", lanes)
 
     def _changed(self, engine: Engine, block: int, mask: Array | None) -> Stop | None:
         from trlaunch.emulator.debugger.engine import Stop

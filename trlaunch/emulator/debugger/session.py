@@ -157,6 +157,11 @@ class Session:
         return not self.engine.running or self.engine.fault is not None
 
     @property
+    def result(self) -> Any:
+        """What the launch returned: the `Run` of a kernel with dumps, once it is over."""
+        return self.engine.result
+
+    @property
     def fault(self) -> Fault | None:
         """What the kernel died of."""
         return self.engine.fault
@@ -284,8 +289,10 @@ class Session:
 
     def _expression(self, text: str, block: int) -> Expression:
         expression = Expression(text)
-        for name in expression.registers:  # a register that is not there is said now
+        for name in expression.registers:  # what is wrong with it is said now
             values.width_of(self.engine, name, block)
+        if self.engine.running:
+            expression.evaluate(values.reader(self.engine, block))
         return expression
 
     def watch(self, what: str, condition: str | None = None) -> Watchpoint:
@@ -305,7 +312,7 @@ class Session:
             There is no such argument or memory.
         """
         address, nbytes, show, space = self._watched(what)
-        expression = Expression(condition) if condition else None
+        expression = self._expression(condition, self._here()) if condition else None
         number = self.points.number()
         point = Watchpoint(number, what.strip(), space, address, nbytes, self.engine.focus[0], show, expression)
         self.points.table[number] = point
