@@ -61,6 +61,13 @@ def test_the_levels_beside_the_kernel(cli, tmp_path):
         assert words in found.out
 
 
+def test_the_page_is_written(cli, tmp_path):
+    found = cli("coredump", LIGHT, "--html", tmp_path / "a.html")
+    assert found.code == 0, found.err
+    assert "HTML written to" in found.err
+    assert "Warp Misaligned Address at k+0x40" in (tmp_path / "a.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("words,code", [(("coredump", "{file}"), 1), (("coredump", "{file}", "--json"), 1)])
 def test_a_file_that_is_no_dump(cli, tmp_path, words, code):
     file = tmp_path / "a"

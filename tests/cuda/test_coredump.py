@@ -22,6 +22,7 @@ from trlaunch import CoreDump, CoreDumpError
 from trlaunch.cuda import coredump_file
 from trlaunch.cuda.coredump_format import TABLES, Flag
 from trlaunch.cuda.exceptions import EXCEPTIONS, UNKNOWN, exception
+from trlaunch.target import Target
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "coredumps"
 FULL = FOLDER / "h200_misaligned_full.nvcudmp.xz"
@@ -271,6 +272,41 @@ def test_warps_at_a_trap_are_where_it_stopped():
     assert (dump.fault.kind, dump.fault.exact) == ("none", False)
     assert "no exception" in str(dump)
     assert json.dumps(dump.as_dict())
+
+
+TRAP = """
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry k(.param .u64 p)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<4>;
+    .reg .b64 %d<2>;
+    ld.param.u64 %d1, [p];
+    mov.u32 %r1, %tid.x;
+    setp.eq.u32 %p1, %r1, 7;
+    @%p1 trap;
+    st.global.u32 [%d1], %r1;
+    ret;
+}
+"""
+
+
+def test_the_trap_that_a_warp_stopped_behind_is_found():
+    from trlaunch.cuda.assembler import assemble
+    from trlaunch.cuda.disassembler import disassemble
+
+    cubin = assemble(TRAP, Target.parse("cuda:90")).cubin
+    listed = disassemble(cubin)
+    at = next(i.offset for i in listed if i.opcode.startswith("BPT.TRAP"))
+    behind = Warp(id=1, pc=BASE + at + 16, offset=at + 16)
+    end = Warp(pc=BASE + listed[-1].offset, offset=listed[-1].offset)
+    source = Dump(images=[loaded(cubin, {".text.k": BASE})], warps=[end, behind])
+    dump = CoreDump(source.build())
+    assert [entry.warp.id for entry in dump.stopped] == [1, 0]
+    assert "BPT.TRAP" in " ".join(dump.fault.notes)
+    assert "at or behind" in " ".join(dump.stopped[1].notes)
 
 
 def test_the_classic_backend_has_host_addresses_and_offsets():

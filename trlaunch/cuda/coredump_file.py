@@ -58,7 +58,6 @@ class CoreFile:
         self.label = "this core dump" if self.path is None else self.path.name
         self._data = source if isinstance(source, bytes) else self._load(Path(source))
         self.size = len(self._data) if self._data is not None else Path(str(self.path)).stat().st_size
-        self._rows: dict[int, list[dict[str, int | None]]] = {}
         self.nodes: dict[tuple[str, int, int], Any] = {}
         self._index()
 
@@ -211,18 +210,14 @@ class CoreFile:
     def rows(self, kind: Kind, parent: Node = (0, 0)) -> Iterator[tuple[Node, dict[str, int | None]]]:
         """The rows of the tables of a kind that belong to a row, by field; a field that the driver lacks is None."""
         for section in self.children(kind, parent):
-            if section not in self._rows:
-                self._rows[section] = self._decode(kind, section)
-            for row, fields in enumerate(self._rows[section]):
+            for row, fields in enumerate(self._decode(kind, section)):
                 yield (section, row), fields
 
-    def _decode(self, kind: Kind, section: int) -> list[dict[str, int | None]]:
+    def _decode(self, kind: Kind, section: int) -> Iterator[dict[str, int | None]]:
         names, packed, absent = _layout(kind, self.strides[section])
         data, stride = self.content(section), self.strides[section]
-        return [
-            dict(zip(names, packed.unpack_from(data, at), strict=True)) | absent
-            for at in range(0, len(data), stride or 1)
-        ]
+        for at in range(0, len(data), stride or 1):
+            yield dict(zip(names, packed.unpack_from(data, at), strict=True)) | absent
 
     def content(self, section: int) -> bytes:
         """The bytes of a section."""

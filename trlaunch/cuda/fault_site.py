@@ -293,7 +293,7 @@ class Locator:
         return CoreException(sm.exception, device, sm, None, None, (), grid, module, sm.error_pc, exact, self)
 
     def stopped(self) -> tuple[CoreException, ...]:
-        """Places where warps without an exception stopped, one entry a place, breakpoints first."""
+        """Places where warps without an exception stopped, one entry a place: breakpoints first, then traps."""
         found: dict[tuple[int, int | None], CoreException] = {}
         for device in self._dump.devices:
             for sm in device.sms:
@@ -306,7 +306,11 @@ class Locator:
                             lanes = [lane for lane in warp.lanes if lane.pc == pc]
                             entry = self._at_warp(EXCEPTIONS[0], device, sm, cta, warp, lanes)
                             found.setdefault((device.id, entry.pc), entry)
-        return tuple(sorted(found.values(), key=lambda entry: not (entry.warp is not None and entry.warp.broken)))
+
+        def order(entry: CoreException) -> tuple[bool, bool]:
+            return not (entry.warp is not None and entry.warp.broken), self._trap_before(entry) is None
+
+        return tuple(sorted(found.values(), key=order))
 
     # Where
 
@@ -489,6 +493,12 @@ class Locator:
         )
         return frozenset().union(*passed)
 
+    def _trap_before(self, entry: CoreException) -> Instruction | None:
+        """The trap that a warp stopped behind, at most a branch later."""
+        here = entry.instruction
+        before = [] if here is None else [other for other in self.around(entry, 2) if other.offset <= here.offset]
+        return next((other for other in reversed(before) if other.opcode.startswith("BPT.TRAP")), None)
+
     def notes(self, entry: CoreException) -> tuple[str, ...]:
         """What is missing or not exact."""
         notes = list(entry.site.notes)
@@ -497,6 +507,8 @@ class Locator:
                 "the warps that this happened to have exited: block, threads and registers are lost, only the SM kept "
                 "the exception"
             )
+        elif not entry.exact and (trap := self._trap_before(entry)) is not None:
+            notes.append(f"the threads executed a trap: {trap}")
         elif not entry.exact:
             notes.append(
                 "the hardware kept no address: this is where the threads stopped, at or behind the instruction"

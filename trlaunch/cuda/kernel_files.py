@@ -202,7 +202,10 @@ class KernelFiles:
         differing = None
         for file in files:
             try:
-                other = ModuleImage(file.read_bytes())
+                data = file.read_bytes()
+                if name.encode() not in data:
+                    continue  # a cache has thousands of others
+                other = ModuleImage(data)
                 same = image.same_code(other, name)
             except (ImageError, OSError):
                 continue  # no kernel that could have died
