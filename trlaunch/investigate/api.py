@@ -27,6 +27,8 @@ __all__ = ["blame", "investigate", "investigate_trial", "launch_here", "sites_of
 #: after which it says where a kernel is that did not end within the time limit.
 _WITNESS_STEPS = 200_000
 _STEPS = 20_000
+#: Seconds that the emulator is waited for as a witness.
+_WITNESS_SECONDS = 40.0
 #: Seconds that a kernel is waited for in a replay that is to leave a core dump of a hang.
 _HANGS = 5.0
 
@@ -155,7 +157,7 @@ def _witness(trial: Trial, first: Outcome, timeout: float) -> Outcome | None:
     if first.ok or first.status in ("refused", "timeout") or device is None or device.driver != "cuda":
         return None
     asked = replace(trial, device="emulator", check="warn", keep_outputs=False, repeat=1, step_limit=_WITNESS_STEPS)
-    return run(asked, timeout)
+    return run(asked, min(timeout, _WITNESS_SECONDS))
 
 
 def _device(trial: Trial, outcome: Outcome) -> Device | None:

@@ -238,9 +238,9 @@ def _text(report: Report) -> Iterator[str]:
     if e.died is not None and e.died.type != "Fault" and report.status != "refused":
         yield from _row("error", _first_lines(e.died.message, 2))
     if e.blamed is not None:
-        yield from _row("launch", f"{e.blamed}" + (f"; {e.blamed_by}" if e.blamed_by else ""))
+        yield from _row("blamed", f"{e.blamed}" + (f"; {e.blamed_by}" if e.blamed_by else ""))
     elif e.blamed_by:
-        yield from _row("launch", e.blamed_by)
+        yield from _row("blamed", e.blamed_by)
     for site in e.sites:
         yield ""
         yield from _site(site)
@@ -256,6 +256,12 @@ def _text(report: Report) -> Iterator[str]:
             yield f"  {spot.label:<{width}}  {spot.address:#014x} to {end:#014x}  {spot.nbytes} bytes"
         for label, address in e.addresses:
             yield f"  {label:<{width}}  {'null' if not address else f'{address:#014x}, a bare address'}"
+    weak = [f for f in e.scene.findings if f.severity in ("warning", "note")] if e.scene is not None else []
+    if weak:
+        yield ""
+        yield "The audit notes"
+        for finding in weak:
+            yield from _row(finding.rule, finding.message)
     yield from _runs(report)
 
 

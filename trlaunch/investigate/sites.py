@@ -151,7 +151,7 @@ def fault_site(outcome: Outcome, texts: Mapping[str, str]) -> Site | None:
         lines=lines_from(ptx, error.ptx_line, texts, error.source),
         lanes=int(lanes[1]) if lanes else 1,
         spots=last.buffers if last else (),
-        launch="" if last is None else str(last),
+        launch="" if last is None else last.shape,
     )
 
 

@@ -326,10 +326,16 @@ class Launched:
     time: float = 0.0
     state: str = "queued"
 
-    def __str__(self) -> str:
+    @property
+    def shape(self) -> str:
+        """Grid, block and what else there is of the configuration."""
         grid, block = (",".join(map(str, _short(size))) for size in (self.grid, self.block))
-        extra = f", {self.shared} B shared" if self.shared else ""
-        return f"launch {self.index}: {self.kernel} grid ({grid}) block ({block}){extra} on {self.device}"
+        cluster = f", clusters of ({','.join(map(str, _short(self.cluster)))})" if self.cluster != (1, 1, 1) else ""
+        shared = f", {self.shared} bytes of shared memory" if self.shared else ""
+        return f"grid ({grid}) block ({block}){cluster}{shared}" + (", cooperative" if self.cooperative else "")
+
+    def __str__(self) -> str:
+        return f"{self.kernel}, launch {self.index}: {self.shape} on {self.device}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from typing import Any
 from trlaunch import devices
 from trlaunch.check import audit_grid
 from trlaunch.driver import Device
-from trlaunch.emulator.driver import EmulatorDriver
 from trlaunch.errors import TrlaunchError
 from trlaunch.investigate.arrays import save_arrays
 from trlaunch.investigate.carried import Put
@@ -49,6 +48,8 @@ def _run(folder: Path, state: dict[str, Any]) -> None:
     _write(folder / "scene.json", dataclasses.asdict(_scene(kernel, device, put, trial.grid)))
     driver = devices.get(device.driver)
     if trial.step_limit is not None and device.driver == "emulator":
+        from trlaunch.emulator.driver import EmulatorDriver
+
         EmulatorDriver.instance().step_limit = trial.step_limit
     start = time.perf_counter()
     run = None
