@@ -6,12 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trlaunch.emulator.debugger.engine import Stop
+from trlaunch.emulator.debugger.lines import Frame
 from trlaunch.emulator.debugger.session import Session
 
 if TYPE_CHECKING:
     from trlaunch.kernel import Kernel
 
-__all__ = ["Session", "debug", "open_session"]
+__all__ = ["Frame", "Session", "Stop", "debug", "open_session"]
 
 
 def open_session(
