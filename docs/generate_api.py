@@ -30,6 +30,7 @@ MODULES = (
     "trlaunch.tensor_descriptor",
     "trlaunch.bundle",
     "trlaunch.hooks",
+    "trlaunch.tuning",
     "trlaunch.image",
     "trlaunch.target",
     "trlaunch.driver",

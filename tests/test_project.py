@@ -31,7 +31,7 @@ ROOMS = {
     "cuda": ("trlaunch/cuda/",),
     "hip": ("trlaunch/hip/",),
     "typer": ("trlaunch/cli/",),
-    "rich": ("trlaunch/cli/",),
+    "rich": ("trlaunch/cli/", "trlaunch/tuning/progress.py"),
     "jinja2": ("trlaunch/investigate/html/",),
 }
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         MetadataError,
         SignatureError,
         TrlaunchError,
+        TuningError,
         UnsupportedInstruction,
     )
     from trlaunch.image import Image, ImageKernel
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from trlaunch.target import Target
     from trlaunch.tensor_descriptor import TensorDescriptor
     from trlaunch.tensors import Pointer
+    from trlaunch.tuning import Autotuner, Candidate, autotune
 
 _MODULES = {
     "artifact": ("Artifact", "Level"),
@@ -76,6 +78,7 @@ _MODULES = {
         "MetadataError",
         "SignatureError",
         "TrlaunchError",
+        "TuningError",
         "UnsupportedInstruction",
     ),
     "image": ("Image", "ImageKernel"),
@@ -90,6 +93,7 @@ _MODULES = {
     "target": ("Target",),
     "tensor_descriptor": ("TensorDescriptor",),
     "tensors": ("Pointer",),
+    "tuning": ("Autotuner", "Candidate", "autotune"),
 }
 _PARTS = ("bisection", "bundle", "hooks")  # modules that are public by their own name
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -101,6 +105,8 @@ __all__ = [
     "AssemblerError",
     "AssemblerMissing",
     "At",
+    "Autotuner",
+    "Candidate",
     "CheckError",
     "CheckWarning",
     "CoreDump",
@@ -134,10 +140,12 @@ __all__ = [
     "TritonPatch",
     "TrlaunchError",
     "TrlaunchFunction",
+    "TuningError",
     "UnsupportedInstruction",
     "__version__",
     "asarray",
     "at",
+    "autotune",
     "bisection",
     "bundle",
     "coredump",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trlaunch.check import Report
+    from trlaunch.tuning.report import Report as TuningReport
 
 __all__ = [
     "ArgumentError",
@@ -29,6 +30,7 @@ __all__ = [
     "MetadataError",
     "SignatureError",
     "TrlaunchError",
+    "TuningError",
     "UnsupportedInstruction",
     "warn",
 ]
@@ -196,6 +198,20 @@ class Fault(TrlaunchError):
         self.address = address
         self.ptx_line = ptx_line
         self.source = source
+
+
+class TuningError(TrlaunchError):
+    """An autotuner has no candidate that runs and gives the right results.
+
+    Attributes
+    ----------
+    report : trlaunch.tuning.report.Report or None
+        What became of each.
+    """
+
+    def __init__(self, message: str, report: TuningReport | None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class CheckWarning(UserWarning):

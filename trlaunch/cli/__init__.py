@@ -21,6 +21,7 @@ from trlaunch.cli.map import map_
 from trlaunch.cli.passes import passes
 from trlaunch.cli.run import run
 from trlaunch.cli.sanitize import sanitize
+from trlaunch.cli.tune import tune
 from trlaunch.cli.values import values
 
 __all__ = ["app"]
@@ -57,6 +58,7 @@ app.command()(investigate)
 app.command(context_settings={"ignore_unknown_options": True})(sanitize)
 app.command()(lower)
 app.command()(bundle)
+app.command()(tune)
 app.command()(diff)
 app.add_typer(bisect, name="bisect")
 app.add_typer(cache, name="cache")

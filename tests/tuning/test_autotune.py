@@ -1,0 +1,392 @@
+"""The tuner on the emulator: what is tried, compared, chosen, kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import trlaunch
+from tests.corpus import find
+from trlaunch import ArgumentError, Candidate, Kernel, TuningError, autotune
+from trlaunch.arguments import UsageError
+from trlaunch.cli import app
+from trlaunch.cli.formula import parse_formulas
+from trlaunch.tuning import Report, Result
+from trlaunch.tuning.arrays import difference
+from trlaunch.tuning.timing import Times
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+N = 4096
+QUICK = {"warmup": 0.0, "rep": 0.0}
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRLAUNCH_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def ptx(name, target="cuda:80"):
+    return find("3.6.0", target, name).path("ptx")
+
+
+@pytest.fixture
+def arrays():
+    return np.arange(N, dtype=np.float32), np.ones(N, np.float32), np.zeros(N, np.float32)
+
+
+BLOCK = next(iter(find("3.6.0", "cuda:80", "add_kernel").constexprs.values()))
+GRID = N // BLOCK
+
+SUBTRACTS = ("add.f32", "sub.f32")
+
+
+def edited(path, tmp_path, name, change):
+    """A copy of add_kernel with another text, and the JSON beside it."""
+    made = tmp_path / f"{name}.ptx"
+    made.write_text(change(path.read_text()))
+    made.with_suffix(".json").write_text(path.with_suffix(".json").read_text())
+    for level in ("ttir", "ttgir"):
+        made.with_suffix(f".{level}").write_text(path.with_suffix(f".{level}").read_text())
+    return made
+
+
+def subtracting(text):
+    assert SUBTRACTS[0] in text
+    return text.replace(*SUBTRACTS)
+
+
+def overrunning(text):
+    """The output's address moved by 16 MB."""
+    stored = re.findall(r"st\.global\.v4\.b32 \[ (%rd\d+)", text)
+    assert stored, text
+    lines = []
+    for line in text.splitlines():
+        if "st.global" in line and stored[0] in line:
+            lines.append(f"\tadd.s64 {stored[0]}, {stored[0]}, 16777216;")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def test_the_fastest_of_those_that_are_right_is_launched(arrays, tmp_path):
+    x, y, out = arrays
+    tuned = autotune(
+        {
+            "right": ptx("add_kernel"),
+            "wrong": edited(ptx("add_kernel"), tmp_path, "wrong", subtracting),
+            "other": ptx("softmax_kernel"),
+            "gone": tmp_path / "none.ptx",
+        },
+        reference=lambda arguments: {"out_ptr": arguments["x_ptr"] + arguments["y_ptr"]},
+        **QUICK,
+    )
+    tuned[(GRID,)](x, y, out, N, device="emulator")
+    assert np.array_equal(out, x + y)
+    report = tuned.report
+    assert report.best == "right"
+    assert {r.label: r.status for r in report.results} == {
+        "right": "ok", "wrong": "wrong", "other": "refused", "gone": "refused",
+    }  # fmt: skip
+    by_label = {r.label: r for r in report.results}
+    assert by_label["right"].error == 0
+    assert by_label["right"].times.runs >= 1
+    assert by_label["wrong"].error == 2
+    assert "out_ptr differs by up to 2" in by_label["wrong"].message
+    assert "cannot be read" in by_label["gone"].message
+    shown = str(report)
+    assert shown.splitlines()[0].split()[:3] == ["candidate", "status", "ms"]
+    assert json.dumps(report.to_dict())
+
+
+def test_the_first_candidate_or_one_that_is_named_is_the_reference(arrays, tmp_path):
+    x, y, out = arrays
+    files = {"wrong": edited(ptx("add_kernel"), tmp_path, "wrong", subtracting), "right": ptx("add_kernel")}
+    for reference, best in (("right", "right"), ("first", "wrong")):
+        tuned = autotune(files, reference=reference, grid=GRID, **QUICK)
+        tuned(x, y, out, N, device="emulator")
+        assert tuned.report.best == best
+        assert [r.label for r in tuned.report.results] == ["wrong", "right"]
+    with pytest.raises(ArgumentError, match="expected 'first' or one of wrong, right"):
+        autotune(files, reference="left", grid=GRID, **QUICK)(x, y, out, N, device="emulator")
+    files["gone"] = tmp_path / "none.ptx"
+    with pytest.raises(TuningError, match="the reference gone cannot be used: refused"):
+        autotune(files, reference="gone", grid=GRID, **QUICK)(x, y, out, N, device="emulator")
+
+
+def test_a_key_that_is_met_again_is_not_measured_again(arrays, monkeypatch):
+    x, y, out = arrays
+    measured = []
+    original = Kernel.launch
+
+    def launch(self, grid, *args, **named):
+        measured.append(args[3])
+        return original(self, grid, *args, **named)
+
+    monkeypatch.setattr(Kernel, "launch", launch)
+    files = [ptx("add_kernel"), ptx("add_kernel", "cuda:90")]
+    tuned = autotune(files, key=["n_elements"], grid=lambda c: (-(-N // BLOCK),), **QUICK)
+    tuned(x, y, out, N, device="emulator")
+    first = len(measured)
+    assert first > 2
+    tuned(x, y, out, N, device="emulator")
+    assert len(measured) == first + 1
+    tuned(x, y, out, N - 16, device="emulator")
+    assert len(measured) > first + 3
+    assert len(tuned.reports) == 2
+    # Another process, or another tuner, finds it in the cache.
+    measured.clear()
+    again = autotune([*map(Kernel.from_file, files)], key=["n_elements"], grid=GRID, **QUICK)
+    again(x, y, out, N, device="emulator")
+    assert len(measured) == 1
+    assert again.report.cached
+    assert again.report.best == tuned.reports[next(iter(tuned.reports))].best
+    # Other content, or another reference, does not.
+    measured.clear()
+    autotune(files[:1], key=["n_elements"], grid=GRID, **QUICK)(x, y, out, N, device="emulator")
+    assert len(measured) > 1
+    measured.clear()
+    autotune(files, key=["n_elements"], grid=GRID, cache=False, **QUICK)(x, y, out, N, device="emulator")
+    assert len(measured) > 1
+
+
+def test_a_damaged_choice_is_measured_again(arrays, tmp_path):
+    x, y, out = arrays
+    autotune(ptx("add_kernel"), grid=GRID, **QUICK)(x, y, out, N, device="emulator")
+    (choice,) = (tmp_path / "cache").rglob("choice.json")
+    choice.write_text('{"best": 7}')
+    tuned = autotune(ptx("add_kernel"), grid=GRID, **QUICK)
+    tuned(x, y, out, N, device="emulator")
+    assert not tuned.report.cached
+
+
+def test_arguments_are_put_back_and_set_to_zero_before_each_run(tmp_path):
+    kernel = Kernel.from_file(ptx("add_kernel"), device="emulator")
+    x, y = np.arange(N, dtype=np.float32), np.ones(N, np.float32)
+    seen = []
+    original = kernel.launch
+
+    def launch(grid, *args, **named):
+        seen.append((x[1], y[1]))
+        return original(grid, *args, **named)
+
+    kernel.launch = launch  # in place: x += y
+    y[:] = 5
+    tuned = autotune(kernel, grid=GRID, restore=["x_ptr"], reset_to_zero=["y_ptr"], cache=False, warmup=0, rep=30)
+    tuned(x, y, x, N)
+    assert len(seen) > 2
+    assert set(seen) == {(1.0, 0.0)}
+    assert x[1] == 1.0
+    with pytest.raises(ArgumentError, match="restore: 'n_elements' is no tensor"):
+        autotune(kernel, grid=GRID, restore=["n_elements"], cache=False)(x, y, x, N)
+
+
+def test_a_fault_is_a_result_and_isolation_keeps_it_away(arrays, tmp_path):
+    x, y, out = arrays
+    files = {"dies": edited(ptx("add_kernel"), tmp_path, "dies", overrunning), "lives": ptx("add_kernel")}
+    here = autotune(files, grid=GRID, cache=False, **QUICK)
+    here(x, y, out, N, device="emulator")
+    assert [r.status for r in here.report.results] == ["fault", "ok"]
+    out[:] = 0
+    apart = autotune(files, grid=GRID, cache=False, isolated=True, reference=lambda a: {"out_ptr": x + y}, **QUICK)
+    assert apart.choose(None, x, y, out, N, device="emulator").label == "lives"
+    assert [r.status for r in apart.report.results] == ["fault", "ok"]
+    assert {r.message.split(":")[0] for r in (here.report.results[0], apart.report.results[0])} == {"out-of-bounds"}
+
+
+def test_isolation_knows_the_signature_of_a_bundle(arrays, tmp_path):
+    x, y, out = arrays
+    path = Kernel.from_file(ptx("add_kernel")).save(tmp_path / "k.trk", constants={"BLOCK": BLOCK})
+    tuned = autotune(path, grid=lambda c: -(-N // c["BLOCK"]), isolated=True, cache=False, reference="first", **QUICK)
+    tuned(x, y, out, N, device="emulator")
+    assert np.array_equal(out, x + y)
+
+
+def test_nothing_that_can_be_used_is_an_error_with_the_table(arrays, tmp_path):
+    with pytest.raises(TuningError, match="none of 2 candidates can be used") as caught:
+        autotune([ptx("softmax_kernel"), tmp_path / "none.ptx"], grid=1, **QUICK)(*arrays, N, device="emulator")
+    assert [r.status for r in caught.value.report.results] == ["refused", "refused"]
+    assert "none.ptx" in str(caught.value)
+
+
+# --- candidates ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_has_a_candidate_for_each_kernel(tmp_path):
+    for i, target in enumerate(("cuda:80", "cuda:90")):
+        case = find("3.6.0", target, "add_kernel")
+        (tmp_path / f"hash{i}").mkdir()
+        for level in ("cubin", "json", "ptx", "ttir"):
+            (tmp_path / f"hash{i}" / f"add_kernel.{level}").write_bytes(case.path(level).read_bytes())
+    tuned = autotune(tmp_path)
+    assert [c.label for c in tuned.candidates] == ["hash0/add_kernel.cubin", "hash1/add_kernel.cubin"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArgumentError, match="no kernel in .*empty"):
+        autotune(tmp_path / "empty")
+
+
+def test_candidates_of_every_kind_have_labels():
+    kernel = Kernel.from_file(ptx("add_kernel"))
+    given = [kernel, kernel.artifact, str(ptx("add_kernel")), Candidate(kernel, "mine", constants={"BLOCK": 3})]
+    tuned = autotune(given)
+    assert [c.label for c in tuned.candidates][-1] == "mine"
+    assert len({c.label for c in tuned.candidates}) == 4
+    mine = tuned.candidates[-1]
+    assert (mine["BLOCK"], mine["num_warps"]) == (3, 4)
+    with pytest.raises(ArgumentError, match="'mine' has no 'BLOCK_M'"):
+        mine["BLOCK_M"]
+    assert len({c.digest for c in tuned.candidates[:3]}) == 1
+    assert mine.digest != tuned.candidates[0].digest
+
+
+@pytest.mark.parametrize(
+    "settings,expected",
+    [
+        ({"candidates": []}, "no candidate"),
+        ({"candidates": 3}, "3 cannot be a candidate"),
+        ({"key": "n"}, "expected names of arguments"),
+        ({"rep": -1}, "rep=-1: expected a number that is not negative"),
+        ({"options": []}, "expected mappings of compile options"),
+    ],
+)
+def test_settings_that_are_not_understood(settings, expected):
+    with pytest.raises(ArgumentError, match=expected):
+        autotune(**{"candidates": ptx("add_kernel"), **settings})
+
+
+def test_keys_and_references_that_are_not_understood(arrays):
+    x, y, out = arrays
+    with pytest.raises(ArgumentError, match="key 'n' is no argument of this launch"):
+        autotune(ptx("add_kernel"), key=["n"], grid=1)(x, y, out, N, device="emulator")
+    with pytest.raises(ArgumentError, match="has no grid"):
+        Candidate(ptx("add_kernel"), "c").settled_grid(None)
+    with pytest.raises(ArgumentError, match="reference has 'z_ptr', which is no tensor"):
+        autotune(ptx("add_kernel"), reference={"z_ptr": x}, grid=1)(x, y, out, N, device="emulator")
+    tuned = autotune(ptx("add_kernel"), key=lambda a: a["n_elements"] // 1000, grid=GRID, cache=False, **QUICK)
+    for n in (N, N - 16, 32):
+        tuned(x, y, out, n, device="emulator")
+    assert [report.key["key"] for report in tuned.reports.values()] == [4, 0]
+
+
+def test_a_bar_is_shown_when_asked_for(arrays, monkeypatch):
+    x, y, out = arrays
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    autotune(ptx("add_kernel"), grid=GRID, cache=False, **QUICK)(x, y, out, N, device="emulator")
+    assert terminal.getvalue() == ""
+    autotune(ptx("add_kernel"), grid=GRID, cache=False, show=True, **QUICK)(x, y, out, N, device="emulator")
+    assert "tuning" in terminal.getvalue()
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_floats_agree_within_the_tolerance_and_the_rest_to_the_bit():
+    a = np.array([1.0, np.nan, np.inf], np.float32)
+    assert difference(a, a, "fp32", 0, 0) == (True, 0.0)
+    assert difference(a, np.array([1.005, np.nan, np.inf]), "fp32", 0.01, 0)[0]
+    assert not difference(a, np.array([1.1, np.nan, np.inf]), "fp32", 0.01, 0)[0]
+    assert not difference(a, np.array([1.0, 2.0, np.inf]), "fp32", 1, 1)[0]
+    one, nearly = np.array([0x3F80], np.uint16), np.array([0x3F81], np.uint16)  # bfloat16 1.0 and 1.0078125
+    assert difference(one, nearly, "bf16", 0.01, 0) == (True, 0.0078125)
+    assert difference(one, np.array([1.0], np.float32), "bf16", 0, 0) == (True, 0.0)
+    assert difference(one, nearly, "fp8e5", 1, 1) == (False, 1.0)
+    assert difference(a, a[:2], "fp32", 1, 1) == (False, float("inf"))
+
+
+def test_the_least_median_wins():
+    results = [Result(name, "", "ok", Times.of(t)) for name, t in (("a", [3.0, 1.0, 2.0]), ("b", [1.9, 1.9, 9.0]))]
+    results.append(Result("c", "", "wrong", Times.of([0.1])))
+    assert Report.of({}, "device", results).best == "b"
+    assert Report.of({}, "device", results[2:]).best is None
+
+
+@pytest.mark.parametrize(
+    "text,expected",
+    [("8", (8,)), ("cdiv(n,B),2", (5, 2)), ("max(n-9*B, 1)*min(B,3) % 7, 1, n//B", (3, 1, 4))],
+)
+def test_grids_are_formulas(text, expected):
+    assert tuple(f.value({"n": 65, "B": 16}) for f in parse_formulas(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a.b",
+        "__import__('os')",
+        "1,2,3,4",
+        "f(2)",
+        "2**9",
+        "cdiv(1)",
+        "1/2",
+        "0",
+        "n",
+        "8//0",
+        "(" * 300,
+        "1.5",
+        "x" * 300,
+    ],
+)
+def test_other_formulas_are_refused(text):
+    with pytest.raises(UsageError):
+        [f.value({"n": "text"}.__getitem__) for f in parse_formulas(text)]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["tune", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+ADD = ["-a", f"x_ptr=rand:float32:{N}", "-a", f"y_ptr=ones:float32:{N}", "-a", f"out_ptr=zeros:float32:{N}",
+       "-a", f"n_elements={N}", "--device", "emulator", "--rep", "0", "--warmup", "0"]  # fmt: skip
+
+
+def test_the_command_shows_the_table_and_the_choice(tmp_path):
+    good = ptx("add_kernel")
+    wrong = edited(good, tmp_path, "wrong", subtracting)
+    grid = ["--grid", f"cdiv(n_elements,{BLOCK})"]
+    done = command(good, wrong, *grid, *ADD, "--reference", "first")
+    assert done.exit_code == 0, done.output
+    assert "best" in done.stdout
+    assert "wrong.ptx: out_ptr differs by up to" in done.stdout
+    shown = json.loads(command(good, wrong, *grid, *ADD, "--reference", "first", "--json").stdout)
+    assert shown["best"] == "add_kernel.ptx"
+    assert shown["cached"] is True
+    np.save(tmp_path / "expected.npy", np.zeros(N, np.float32))
+    done = command(good, *grid, *ADD, "--reference", f"out_ptr=@{tmp_path / 'expected.npy'}")
+    assert done.exit_code == 1
+    assert "none can be used" in done.stdout
+
+
+def test_the_command_computes_grids_with_the_constants_of_bundles(tmp_path):
+    Kernel.from_file(ptx("add_kernel")).save(tmp_path / "a.trk", constants={"BLOCK": BLOCK})
+    done = command(tmp_path, "--grid", "cdiv(n_elements,BLOCK)", *ADD, "--json", "--fresh", "--isolated")
+    assert done.exit_code == 0, done.output
+    assert [r["status"] for r in json.loads(done.stdout)["results"]] == ["ok"]
+    done = command(tmp_path, "--grid", "cdiv(n_elements,BLOCK_M)", *ADD)
+    assert done.exit_code == 1
+    assert "has no 'BLOCK_M'" in done.output
+
+
+@pytest.mark.parametrize(
+    "more,expected",
+    [
+        (["--grid", "a.b"], "expected numbers, names"),
+        (["--grid", "1", "-a", "n_elements=2"], "was given before"),
+        (["--grid", "1", "--reference", "out_ptr=3"], "expected NAME=@FILE.npy"),
+        (["--grid", "1", "--options", "num_warps"], "--options 'num_warps': expected NAME=VALUE"),
+    ],
+)
+def test_the_command_says_what_is_wrong(more, expected):
+    done = command(ptx("add_kernel"), *ADD, *more)
+    assert done.exit_code == 2, done.output
+    assert expected in done.stderr
+    assert trlaunch.TuningError is TuningError
