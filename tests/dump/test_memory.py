@@ -9,9 +9,13 @@ from tests import corpus
 from tests.dump import hopper
 from tests.dump.test_ttir import captured, floats
 from trlaunch import ArgumentError, Kernel, at
-from trlaunch.dump.capture import dumpable
+from trlaunch.artifact import Artifact, Level
+from trlaunch.dump.capture import dumpable, instrument
 from trlaunch.dump.choose import candidates
 from trlaunch.errors import Fault
+from trlaunch.lowering import lower
+from trlaunch.lowering.specialize import bind, compile_function, jit_function
+from trlaunch.target import Target
 
 
 def case_of(triton, name):
@@ -70,8 +74,6 @@ def test_memory_that_is_refused_has_the_reason(triton):
 
 
 def artifact_of(case):
-    from trlaunch.artifact import Artifact
-
     return Artifact.from_file(case.path("ttgir"))
 
 
@@ -92,19 +94,22 @@ def test_after_names_a_line(kernels, lowered):
 
 
 @pytest.mark.since(3, 4)
-def test_tensor_memory_is_read_as_the_kernel_reads_it(triton):
-    """sm_100, which neither the emulator nor every GPU runs: lowered to PTX."""
-    found = corpus.find(triton.__version__, "cuda:100", "matmul_kernel")
-    module, function, values = candidates(found.text("ttgir"))
-    memory = [c for c in values if "tensor_memory" in module.text and c.load and c.load.operation == "ttng.tmem_load"]
-    assert memory
-    done = next(o.line for o in reversed(list(function.walk())) if o.name == "ttng.wait_barrier" and o.parent)
-    chosen = memory[0]
-    kernel = Kernel.from_file(
-        found.path("ttgir"),
-        dump=at(chosen.where.name, line=chosen.where.line, after=done, keep="last"),
-        device="emulator",
-    )
-    loads = [text.count("tcgen05.ld") for text in (kernel.code.ready.text, found.text("ptx"))]
-    assert loads[0] > loads[1]
-    del module
+def test_tensor_memory_is_read_as_the_kernel_reads_it(kernels):
+    """For sm_100, which the emulator does not execute: the accumulator after each product, lowered to PTX."""
+    a, b, c = np.zeros((128, 128), np.float16), np.zeros((128, 64), np.float16), np.zeros((128, 64), np.float32)
+    bound = bind(jit_function(kernels.matmul), (a, b, c, 128), {"M": 128, "N": 64, "BLOCK_K": 64})
+    artifact = compile_function(bound, Level.PTX, Target.parse("cuda:100")).artifact
+    ttgir = artifact.sibling(Level.TTGIR)
+    _, function, values = candidates(ttgir.text)
+    (memory,) = (v for v in values if "#ttng.tensor_memory" in v.where.type)
+    loop = next(o for o in function.walk() if o.name == "scf.for")
+    waited = next(o for o in loop.walk() if o.name == "ttng.wait_barrier")
+    made = instrument(ttgir, at(memory.where.name, line=memory.where.line, after=waited.line, label="acc"), None)
+    assert (made.captures[0].shape, made.captures[0].dtype, len(made.captures[0].loops)) == ((128, 64), "fp32", 1)
+    dumped = lower(made.artifact, Level.PTX, "cuda:100").text
+    assert dumped.count("tcgen05.ld") > artifact.text.count("tcgen05.ld") > 0
+    # without a load of the kernel's own nothing says in which layout that memory is read
+    without = [line for line in ttgir.text.splitlines() if " ttng.tmem_load " not in line and "%acc_77" not in line]
+    reasons = [c.refused for c in candidates("\n".join(without))[2] if "#ttng.tensor_memory" in c.where.type]
+    assert len(reasons) == 1
+    assert "no ttng.tmem_load of the kernel shows in which layout" in reasons[0]

@@ -297,6 +297,8 @@ def _capture(
             f"dump {request.text!r}: `{at.opcode}` in line {at.line} gives {what}: expected registers of one type that "
             f"can be stored ({', '.join(_DTYPES)})"
         )
+    if request.tensor is not None:
+        raise ArgumentError(f"dump {request.text!r}: tensor= is for LLVM IR, whose values are registers of tensors")
     if request.part is not None:
         raise ArgumentError(f"dump {request.text!r}: part= is for tensors; a register is one value a thread")
     dtype = _DTYPES[kind]
