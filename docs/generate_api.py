@@ -116,7 +116,9 @@ def render(module: ModuleType) -> Iterator[str]:
     exported = set(trlaunch.__all__)
     for name in module.__all__:
         obj = getattr(module, name)
-        shown = f"trlaunch.{name}" if name in exported else f"{module.__name__}.{name}"
+        public = getattr(trlaunch, name) if name in exported else None
+        same = public is obj or (public is not None and public is sys.modules.get(f"trlaunch.{name}"))
+        shown = f"trlaunch.{name}" if same else f"{module.__name__}.{name}"
         if not (inspect.isclass(obj) or inspect.isfunction(obj)):
             continue
         plain = inspect.isclass(obj) and (issubclass(obj, (Exception, Enum)) or obj.__init__ is object.__init__)
