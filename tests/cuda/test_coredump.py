@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import trlaunch
 from tests import corpus
 from tests.cuda.coredumps import Dump, Warp, loaded
+from tests.gpu import cuda_gdb
 from trlaunch import CoreDump, CoreDumpError
 from trlaunch.cuda import coredump_file
 from trlaunch.cuda.coredump_format import TABLES, Flag
@@ -70,6 +71,22 @@ def test_a_dump_of_an_h200_says_what_cuda_gdb_printed(path):
     assert by_register["R2"] == (pointer & 0xFFFFFFFF,) * 32
     assert by_register["R3"] == (pointer >> 32,) * 32
     assert by_register["R5"] == (1,) * 32
+
+
+# Dumps with what cuda-gdb printed beside them, as tests/gpu/test_coredump.py keeps them.
+TRANSCRIPTS = sorted(FOLDER.glob("*.cuda-gdb.txt"))
+
+if TRANSCRIPTS:
+
+    @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.name.partition(".")[0])
+    def test_a_dump_says_what_the_transcript_beside_it_says(path):
+        seen = cuda_gdb.parse(path.read_text("utf-8"))
+        dump = CoreDump(path.with_name(path.name.replace(".cuda-gdb.txt", ".nvcudmp.xz")))
+        if seen.exception is None:  # a trap, an assert: where the threads are
+            assert dump.exceptions == ()
+            assert cuda_gdb.entry_of(dump, seen.focus).block is not None
+        else:
+            cuda_gdb.same(dump, seen)
 
 
 @pytest.mark.parametrize("path", [FULL, LIGHT], ids=["full", "light"])

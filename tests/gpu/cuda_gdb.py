@@ -8,7 +8,10 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Seen", "ask", "find"]
+from trlaunch import CoreDump
+from trlaunch.cuda.fault_site import CoreException
+
+__all__ = ["Seen", "ask", "entry_of", "find", "parse", "same"]
 
 _PC = re.compile(r"triggered at PC (0x[0-9a-f]+)")
 _EXCEPTION = re.compile(r"^CUDA Exception: (.+?)\s*$", re.M)
@@ -69,7 +72,11 @@ def ask(dump: Path) -> Seen:
     done = subprocess.run(
         [program, "-batch", "-nx", *words], capture_output=True, text=True, errors="replace", timeout=120, check=False
     )
-    text = f"{done.stdout}\n{done.stderr}"
+    return parse(f"{done.stdout}\n{done.stderr}")
+
+
+def parse(text: str) -> Seen:
+    """What it printed as values."""
     exception, pc, focus = _EXCEPTION.search(text), _PC.search(text), _FOCUS.search(text)
     found: dict[str, object] = {}
     if focus is not None:
@@ -85,3 +92,40 @@ def ask(dump: Path) -> Seen:
         {int(address, 16): (place, words) for address, place, words in _AT.findall(text)},
         [name for _, name in _CALLER.findall(text)],
     )
+
+
+def entry_of(dump: CoreDump, focus: dict[str, object]) -> CoreException:
+    """The exception of the thread that cuda-gdb chose."""
+    for entry in dump.exceptions or dump.stopped:
+        warp = entry.warp
+        if warp is not None and (entry.sm.id, warp.id) == (focus["sm"], focus["warp"]):
+            return entry
+    raise AssertionError(f"no warp {focus['warp']} of SM {focus['sm']} among {dump}")
+
+
+def same(dump: CoreDump, seen: Seen) -> None:
+    """Assert that a dump says what cuda-gdb says: exception, thread, address, instruction, registers."""
+    assert seen.exception is not None, seen.text
+    assert dump.exceptions, seen.text
+    entry = entry_of(dump, seen.focus) if seen.focus else dump.exceptions[0]
+    assert entry.text == seen.exception
+    assert entry.block == seen.focus["block"]
+    lane = next(lane for lane in entry.warp.lanes if lane.id == seen.focus["lane"])
+    assert lane.thread == seen.focus["thread"]
+    if seen.pc is not None:
+        assert entry.pc == seen.pc
+    place, text = seen.instructions.get(entry.pc, ("", ""))
+    if place:
+        assert place == f"{entry.function}+{entry.offset}"
+    if text:
+        guard = f"@{entry.instruction.predicate} " if entry.instruction.predicate else ""
+        assert _plain(guard + entry.instruction.text) == _plain(text)
+    shown = {int(name[1:]): value for name, value in seen.registers.items() if name.startswith("R")}
+    assert shown, seen.text
+    count = len(lane.registers)
+    assert {i: lane.registers[i] for i in shown if i < count} == {i: v for i, v in shown.items() if i < count}
+
+
+def _plain(text: str) -> str:
+    """An instruction without what is laid out differently."""
+    return re.sub(r"[\s;]", "", text)

@@ -19,7 +19,6 @@ import pytest
 from tests.gpu import cuda_gdb
 from tests.investigate.cases import CASES
 from trlaunch import CoreDump
-from trlaunch.cuda.fault_site import CoreException
 from trlaunch.investigate import run
 
 pytestmark = pytest.mark.gpu
@@ -76,43 +75,9 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("dumps")
 
 
-def plain(text: str) -> str:
-    """An instruction without what is laid out differently."""
-    return re.sub(r"[\s;]", "", text)
-
-
-def entry_of(dump: CoreDump, focus: dict[str, object]) -> CoreException:
-    """The exception of the thread that cuda-gdb chose."""
-    for entry in dump.exceptions or dump.stopped:
-        warp = entry.warp
-        if warp is not None and (entry.sm.id, warp.id) == (focus["sm"], focus["warp"]):
-            return entry
-    raise AssertionError(f"no warp {focus['warp']} of SM {focus['sm']} among {dump}")
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in STOPPED])
 def test_exception_place_and_registers_are_those_of_cuda_gdb(name, folder):
-    seen, dump = seen_of(name, folder), CoreDump(dump_of(name))
-    assert seen.exception is not None, seen.text
-    assert dump.exceptions, seen.text
-    entry = entry_of(dump, seen.focus) if seen.focus else dump.exceptions[0]
-    assert entry.text == seen.exception
-    assert entry.block == seen.focus["block"]
-    lane = next(lane for lane in entry.warp.lanes if lane.id == seen.focus["lane"])
-    assert lane.thread == seen.focus["thread"]
-    if seen.pc is not None:
-        assert entry.pc == seen.pc
-    place, text = seen.instructions.get(entry.pc, (None, None))
-    if place is not None:
-        assert place == f"{entry.function}+{entry.offset}"
-    if text:
-        shown = f"@{entry.instruction.predicate} " if entry.instruction.predicate else ""
-        assert plain(shown + entry.instruction.text) == plain(text)
-    registers = {name: value for name, value in seen.registers.items() if name.startswith("R")}
-    assert registers, seen.text
-    assert {name: lane.registers[int(name[1:])] for name in registers if int(name[1:]) < len(lane.registers)} == {
-        name: value for name, value in registers.items() if int(name[1:]) < len(lane.registers)
-    }
+    cuda_gdb.same(CoreDump(dump_of(name)), seen_of(name, folder))
 
 
 @pytest.mark.parametrize("name", [name for name in STOPPED if name in NAMES])
@@ -121,7 +86,7 @@ def test_where_threads_stopped_without_an_exception(name, folder):
     found = dump.exceptions or dump.stopped
     assert found
     if seen.focus:
-        entry = entry_of(dump, seen.focus) if not dump.exceptions else found[0]
+        entry = cuda_gdb.entry_of(dump, seen.focus) if not dump.exceptions else found[0]
         assert entry.block is not None
 
 
@@ -157,7 +122,7 @@ def test_callers_and_lines_of_a_program_of_nvcc(tmp_path):
     subprocess.run(["./a.out"], cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False)
     seen, dump = cuda_gdb.ask(file), CoreDump(file)
     keep("call stack", file.read_bytes(), seen.text)
-    entry = entry_of(dump, seen.focus)
+    entry = cuda_gdb.entry_of(dump, seen.focus)
     assert entry.text == seen.exception == "Warp Misaligned Address"
     assert "store" in entry.function
     assert entry.site.source is not None
