@@ -28,7 +28,7 @@ from trlaunch.investigate.carried import Spot
 from trlaunch.investigate.ring import SLOTS, VARIABLE, read_ring
 from trlaunch.investigate.trial import Died, Launched, Outcome, Scene, Trial
 
-__all__ = ["Ended", "environment", "launches_in", "outcome_in", "python_path", "run", "wait"]
+__all__ = ["Ended", "environment", "launches_in", "outcome_in", "python_path", "run", "signal_name", "wait"]
 
 _POLL = 0.02  # s
 _KEPT_TEXT = 65536
@@ -365,13 +365,17 @@ def _crash(state: Mapping[str, Any] | None, ended: Ended) -> Died | None:
     said = ended.stderr.strip().splitlines()
     last = f": {said[-1]}" if said else ""
     if ended.returncode < 0:
-        number = -ended.returncode
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = f"signal {number}"
-        return Died("Signal", f"the process was ended by {name}{last}", name=name, code=number)
+        name = signal_name(-ended.returncode)
+        return Died("Signal", f"the process was ended by {name}{last}", name=name, code=-ended.returncode)
     return Died("Exit", f"the process ended with status {ended.returncode}{last}", code=ended.returncode)
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from trlaunch.investigate import symptoms
 from trlaunch.investigate.api import blame, sites_of
 from trlaunch.investigate.causes import causes
 from trlaunch.investigate.evidence import Evidence, Site
-from trlaunch.investigate.isolation import Ended, environment, wait
+from trlaunch.investigate.isolation import Ended, environment, signal_name, wait
 from trlaunch.investigate.report import Report
 from trlaunch.investigate.sites import fault_site
 from trlaunch.investigate.trial import Died, Outcome
@@ -122,7 +122,9 @@ def _kernels(kernel_dir: str | Path | None, scratch: Path) -> Path | None:
     if kernel_dir is not None:
         return Path(kernel_dir)
     cache = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
-    return cache if cache.is_dir() else scratch
+    if cache.is_dir():
+        return cache
+    return scratch if any(scratch.glob("*.cubin")) else None
 
 
 def _outcome(ended: Ended) -> Outcome:
@@ -154,8 +156,16 @@ def _outcome(ended: Ended) -> Outcome:
 
 
 def _ended(ended: Ended) -> str:
-    said = ended.stderr.strip().splitlines()
-    return f"the program ended with status {ended.returncode}" + (f": {said[-1]}" if said else "")
+    if ended.core is not None:
+        return "the driver ended the program once it had written a core dump"
+    how = f"with status {ended.returncode}"
+    if ended.returncode is not None and ended.returncode < 0:
+        how = f"by {signal_name(-ended.returncode)}"
+    # faulthandler's stack is not what the program said last.
+    said = [
+        row for row in ended.stderr.splitlines() if row.strip() and not row.startswith(("  File", "Current thread"))
+    ]
+    return f"the program ended {how}" + (f": {said[-1].strip()}" if said else "")
 
 
 def _driver_error(ended: Ended) -> Died | None:

@@ -91,6 +91,9 @@ def alignment(e: Evidence) -> Iterator[Cause]:
             yield Cause("tma-coordinate", 0.97 * counts, (f"{site.witness}: {site.what}", site.instruction))
             continue
         facts = [f"{site.witness}: {site.what}"]
+        if site.address is not None and site.access and site.address % site.access:
+            over = site.address % site.access
+            facts.append(f"{site.address:#x} is {over} past a multiple of the {site.access} bytes of the access")
         if site.address is not None and (near := nearest(site.address, site.spots, site.access or 1)):
             facts.append(f"{site.address:#x} is {near[2]}")
         yield Cause("misaligned", 0.95 * counts, (*facts, *_odd_arguments(e)))

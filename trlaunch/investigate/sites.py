@@ -95,7 +95,8 @@ def _operand(operand: Any) -> tuple[str, str]:
     for name, values in operand.registers.items():
         if values and values[0] is not None:
             role = operand.roles.get(name)
-            parts.append(f"{name}={values[0]:#x}" + (f" ({role})" if role else ""))
+            label = "" if name == operand.text else f"{name}="
+            parts.append(f"{label}{values[0]:#x}" + (f" ({role})" if role else ""))
     if operand.constant is not None:
         parts.append(f"{operand.constant:#x}")
     return operand.text, " ".join(parts) or "?"
