@@ -7,19 +7,23 @@ one after the other, in several orders, without any check: lockstep hides missin
 
 from __future__ import annotations
 
+import atexit
 import random
 import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
+from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 
+import trlaunch
 import trlaunch.emulator
 from tests import corpus
 from tests.emulator import archive, test_hopper, test_kernels, test_more_kernels
@@ -29,20 +33,31 @@ from trlaunch.emulator.cfg import Block
 from trlaunch.emulator.scheduler import Scheduler
 from trlaunch.errors import Fault
 
-__all__ = ["CLASSES", "Mutant", "Subject", "harm", "judge", "mutants", "subjects"]
+__all__ = ["CLASSES", "Mutant", "Subject", "changed", "every_subject", "harm", "judge", "mutants", "reason", "subjects"]
 
 
 # --- subjects --------------------------------------------------------------------------------------------------------
 
 
+@cache
+def _folder() -> Path:
+    """For files of changed cases, until the process ends."""
+    made = Path(mkdtemp(prefix="trlaunch-mutants-"))
+    atexit.register(shutil.rmtree, made)
+    return made
+
+
 class _Changed:
     """A case of the corpus with other PTX."""
 
-    def __init__(self, case: corpus.Case, text: str) -> None:
+    def __init__(self, case: corpus.Case | _Changed, text: str) -> None:
         self._case, self._text = case, text
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._case, name)
+
+    def __str__(self) -> str:
+        return str(self._case)
 
     def bytes(self, level: str) -> bytes:
         assert level == "ptx"
@@ -55,11 +70,16 @@ class _Changed:
     def path(self, level: str) -> Path:
         """The file in a folder of its own, beside the metadata."""
         original = self._case.path(level)
-        self._folder = TemporaryDirectory()
-        changed = Path(self._folder.name) / original.name
+        changed = Path(mkdtemp(dir=_folder())) / original.name
         changed.write_text(self._text)
         shutil.copy(original.with_suffix(".json"), changed.with_suffix(".json"))
         return changed
+
+
+def changed(case: Any, lines: list[str]) -> Any:
+    """A case with other PTX."""
+    text = "\n".join(lines) + "\n"
+    return replace(case, ptx=text) if isinstance(case, archive.Case) else _Changed(case, text)
 
 
 @dataclass(frozen=True)
@@ -78,10 +98,18 @@ class Subject:
 
     def run(self, text: str | None = None) -> None:
         """Launch and compare, with other PTX if any is given."""
-        case = self.case
-        if text is not None:
-            case = replace(case, ptx=text) if isinstance(case, archive.Case) else _Changed(case, text)
-        self.test(case)
+        self.test(self.case if text is None else changed(self.case, text.splitlines()))
+
+
+def _persistent(case: archive.Case) -> None:
+    """With more tiles than CTAs, so that shared memory is used again."""
+    m, n, k = 192, 192, 320
+    a, b = test_kernels.normal(m, k).astype(np.float16), test_kernels.normal(k, n, seed=1).astype(np.float16)
+    c = np.zeros((m, n), np.float16)
+    x, y, z = (trlaunch.TensorDescriptor(t, block_shape=(64, 64)) for t in (a, b, c))
+    kernel = trlaunch.Kernel.from_bytes(case.ptx.encode(), case.metadata, level="ptx", device="emulator")
+    kernel.launch((6,), x, y, z, m, n, k)
+    np.testing.assert_allclose(c, a.astype(np.float64) @ b.astype(np.float64), rtol=2e-3, atol=2e-3)
 
 
 _CORPUS = (
@@ -103,7 +131,7 @@ _ARCHIVE = (
     ("lock_kernel", "cuda80", "3.9.0", test_more_kernels.test_a_spin_lock_over_ctas),
     ("flash_kernel_causal", "cuda80", "3.6.0", test_more_kernels.test_flash_attention),
     ("flash_kernel", "cuda90", "3.9.0", test_more_kernels.test_flash_attention),
-    ("persistent_kernel", "cuda90", "3.6.0", test_more_kernels.test_descriptors_persistent_and_with_specialised_warps),
+    ("persistent_kernel", "cuda90", "3.6.0", _persistent),
     ("specialised_kernel", "cuda90", "3.9.0", test_more_kernels.test_descriptors_persistent_and_with_specialised_warps),
 )
 
@@ -120,6 +148,18 @@ def subjects() -> list[Subject]:
     for name, target, release, test in _ARCHIVE:
         (one,) = [c for c in archive.cases(name) if c.target == target and c.release == release]
         found.append(Subject(one, test))
+    return found
+
+
+def every_subject() -> list[Subject]:
+    """Every case of every test of Triton's kernels that ends well."""
+    found = []
+    for module in (test_kernels, test_hopper, test_more_kernels):
+        for name, test in vars(module).items():
+            marks = [m for m in getattr(test, "pytestmark", ()) if m.name == "parametrize" and m.args[0] == "case"]
+            ends_well = name.startswith("test_") and name != "test_a_wait_that_is_dropped_is_found"
+            if ends_well and marks and list(signature(test).parameters) == ["case"]:
+                found += [Subject(case, test) for case in marks[0].args[1]]
     return found
 
 
@@ -148,6 +188,7 @@ class Mutant:
     kind: str
     what: str
     text: str | None = None
+    line: int | None = None
     arguments: Callable[[Function, PackedArguments], PackedArguments] | None = None
 
     def run(self) -> None:
@@ -166,7 +207,7 @@ def mutants(subject: Subject, most: int | None = None) -> Iterator[Mutant]:
         found = [n for n, line in enumerate(lines) if re.match(pattern, line)]
         for n in _spread(found, most):
             changed = [*lines[:n], f"// {lines[n].strip()}", *lines[n + 1 :]]
-            yield Mutant(subject, kind, f"line {n + 1}: {lines[n].strip()[:60]}", "\n".join(changed) + "\n")
+            yield Mutant(subject, kind, f"line {n + 1}: {lines[n].strip()[:60]}", "\n".join(changed) + "\n", n + 1)
     found = [n for n, line in enumerate(lines) if "expect_tx" in line]
     for n in _spread(found, most):
         line = re.sub(r"(\d+)(\s*;)", lambda m: f"{int(m[1]) + 16}{m[2]}", lines[n])
@@ -327,3 +368,34 @@ def harm(mutant: Mutant | Subject, seeds: int = 4) -> bool:
     finally:
         driver.Scheduler = original  # type: ignore[misc]
     return False
+
+
+_NEIGHBOURS = 6
+
+
+def reason(mutant: Mutant) -> str:
+    """Why a mutant that does no harm does none.
+
+    Another barrier (or wait, or fence) may order the same accesses: then there are races that come up when both are
+    missing and not when the other one alone is. If none of the nearest ones does, nothing there conflicts.
+    """
+    if mutant.line is None or mutant.kind not in _DROPPED or mutant.kind in ("shared store", "arrival"):
+        return "the result is the same"
+    lines = mutant.subject.text.splitlines()
+    similar = [n + 1 for n, line in enumerate(lines) if re.match(_DROPPED[mutant.kind], line) and n + 1 != mutant.line]
+    nearest = sorted(similar, key=lambda n: abs(n - mutant.line))[:_NEIGHBOURS]
+    for chosen in [*([n] for n in nearest), *(nearest[: k + 1] for k in range(1, len(nearest)))]:
+        if _races(mutant.subject, [mutant.line, *chosen]) - _races(mutant.subject, chosen):
+            names = " and ".join(map(str, sorted(chosen)))
+            return (
+                f"line{'s' if len(chosen) > 1 else ''} {names} order{'s' if len(chosen) == 1 else ''} the same accesses"
+            )
+    return "there are no accesses that it alone could order"
+
+
+def _races(subject: Subject, dropped: list[int]) -> frozenset[Any]:
+    """What is found with these lines missing, all of it."""
+    lines = ["//" if n + 1 in dropped else line for n, line in enumerate(subject.text.splitlines())]
+    with trlaunch.emulator.checking(collect=True) as findings, suppress(AssertionError):
+        subject.run("\n".join(lines) + "\n")
+    return frozenset((f.fault.kind, f.ptx_lines) for f in findings)
