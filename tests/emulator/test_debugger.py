@@ -709,6 +709,25 @@ def test_a_race_is_looked_at_where_it_was_found(tmp_path: Path) -> None:
     session.close()
 
 
+def test_a_trace_of_a_debugged_launch(kernel: Kernel) -> None:
+    with trlaunch.emulator.trace("%r2") as traced:
+        session, _ = debugged(kernel, f"break {LINE['bar.sync 0;']}", "run", "continue")
+    assert not session.running
+    i = np.arange(64)
+    np.testing.assert_array_equal(traced["%r2"].values[1, :, -1], ROUNDS * (i + i // 2))
+
+
+def test_ptx_without_lines() -> None:
+    text = "\n".join(t for t in PTX.split("\n") if not t.strip().startswith(".loc"))
+    kernel = Kernel.from_bytes(text, signature="*i32, i32", device="emulator", shared=256)
+    session, _ = debugged(kernel, "break :10", "until", "next", "backtrace", "list python", "info line")
+    said = session.transcript
+    assert "the PTX states no source lines" in said
+    assert "#0  sums at PTX line" in said
+    assert "the PTX states no Python line for this instruction" in said
+    assert session.line is None
+
+
 def test_dumps_come_back_from_a_debugged_launch() -> None:
     case = corpus.find("3.6.0", "cuda:80", "add_kernel")
     x = np.arange(1024, dtype=np.float32)

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["Argument", "arguments_of", "array_of", "dtype_of"]
 
 
+#: PTX types by Triton's names; ``.b`` and ``.u`` are what compilers declare integers and pointers as.
+_PTX_TYPES = {
+    "f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64", "s8": "i8", "s16": "i16", "s32": "i32", "s64": "i64",
+    "b8": "u8", "b16": "u16", "b32": "u32", "b64": "u64",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """One parameter of a launch.
@@ -56,7 +63,7 @@ class Argument:
                 raw = int.from_bytes(self.data, "little") << 16
                 return float(np.array(raw, np.uint32).view(np.float32))
             return float(np.frombuffer(self.data, numpy_dtype(self.type))[0])
-        if len(self.data) > 8:
+        if len(self.data) > 8 or (scalar is not None and scalar.size != len(self.data)):
             return self.data
         kind = self.type[:1]
         return int.from_bytes(self.data, "little", signed=scalar is not None and kind == "i" and self.type != "i1")
@@ -90,8 +97,7 @@ def array_of(buffer: Buffer, type_name: str | None = None) -> Array:
     steps = [s * dtype.itemsize for s in strides or contiguous_strides(shape)]
     if 0 in shape or not buffer.nbytes:
         return np.zeros(shape, dtype)
-    if buffer.nbytes % dtype.itemsize:
-        memory = memory[: buffer.nbytes // dtype.itemsize * dtype.itemsize]
+    memory = memory[: buffer.nbytes // dtype.itemsize * dtype.itemsize]
     return np.lib.stride_tricks.as_strided(memory.view(dtype), shape, steps)
 
 
@@ -104,7 +110,7 @@ def arguments_of(program: Program, packed: PackedArguments, signature: Signature
     for slot in layout:
         param = known[slot.index] if known else None
         name = (param.name if param is not None else None) or f"parameter {slot.index}"
-        kind = (param.type if param is not None else None) or slot.type or "b8"
+        kind = (param.type if param is not None else None) or _PTX_TYPES.get(slot.type or "", slot.type or "b8")
         data = packed.data[slot.offset : slot.offset + slot.size]
         buffer = by_name.get(name)
         found.append(Argument(slot.index, name, kind, param.role if param is not None else "user", data, buffer))

@@ -42,6 +42,8 @@ class NextLine(_Lines):
         depth = engine.lines.depth(block)[0]
         if depth > self.depth:
             return False
+        if self.line is None:  # nothing says where it begins or ends: an instruction, over calls
+            return True
         line = self._line(engine, block)
         return line is not None and (line != self.line or depth < self.depth)
 

@@ -188,6 +188,8 @@ class LineTable:
         """
         names = {f.file for chain in self._chains for f in chain}
         matching = {n for n in names if _same_file(n, file)} if file else self._own_files
+        if not names:
+            raise EmulatorError("the PTX states no source lines: it was compiled without line information")
         if not matching:
             known = ", ".join(sorted({n.replace("\\", "/").rpartition("/")[2] for n in names})) or "none"
             raise EmulatorError(f"no code of a file {file!r}: the PTX states lines of {known}")
