@@ -64,6 +64,23 @@ def fakehip(tmp_path_factory: pytest.TempPathFactory) -> FakeHip:
     return FakeHip.build(tmp_path_factory.mktemp("fakehip"))
 
 
+@pytest.mark.parametrize("witness,rules", [("auto", []), ("always", ["out-of-bounds"]), ("never", [])])
+def test_what_a_gpu_hides_is_found_on_request(witness: str, rules: list[str], fake_environment) -> None:
+    """The fake driver executes nothing, as a GPU that reads past an array says nothing."""
+    case = corpus.find("3.6.0", "cuda:90", "add_kernel")
+    trial = Trial.of(case.path("cubin"), grid=2, args=[X, X, X, 2048], device="cuda:0", environment=fake_environment())
+    report = investigate_trial(trial, timeout=30, witness=witness)
+    assert report.ok
+    assert [cause.rule for cause in report.causes] == rules
+    assert ("It ran, but" in str(report)) == bool(rules)
+
+
+def test_a_witness_of_another_name() -> None:
+    trial = Trial.of(corpus.path("3.6.0", "cuda:80", "add_kernel", "ptx"), grid=1)
+    with pytest.raises(trlaunch.ArgumentError, match="auto, always, never"):
+        investigate_trial(trial, witness="maybe")
+
+
 def test_an_amd_kernel(fakehip: FakeHip) -> None:
     case = corpus_hip.find("3.6.0", "hip:gfx942", "add_kernel")
     environment = {

@@ -50,8 +50,9 @@ def investigate(
         str, typer.Option("--core", help="The GPU core dump: light, full (with memory) or none.")
     ] = "light",
     witness: Annotated[
-        bool, typer.Option("--witness/--no-witness", help="Ask the emulator what it makes of the launch.")
-    ] = True,
+        str,
+        typer.Option("--witness", help="Ask the emulator, too: auto (if it dies), always (what a GPU hides), never."),
+    ] = "auto",
     replay: Annotated[
         bool | None,
         typer.Option(

@@ -12,7 +12,7 @@ from typing import Any
 from trlaunch import devices
 from trlaunch.artifact import Artifact, Level
 from trlaunch.driver import Device
-from trlaunch.errors import CoreDumpError, UnsupportedInstruction
+from trlaunch.errors import ArgumentError, CoreDumpError, UnsupportedInstruction
 from trlaunch.investigate.causes import causes
 from trlaunch.investigate.evidence import Evidence, Site
 from trlaunch.investigate.isolation import run
@@ -21,7 +21,10 @@ from trlaunch.investigate.sites import core_site, fault_site
 from trlaunch.investigate.trial import Launched, Outcome, Trial
 from trlaunch.kernel import Kernel
 
-__all__ = ["blame", "investigate", "investigate_trial", "launch_here", "sites_of"]
+__all__ = ["WITNESS", "blame", "investigate", "investigate_trial", "launch_here", "sites_of"]
+
+#: When the emulator is asked.
+WITNESS = ("auto", "always", "never")
 
 #: Basic blocks (20 to 100 microseconds each) after which the emulator gives up on a kernel that it is a witness of, and
 #: after which it says where a kernel is that did not end within the time limit.
@@ -42,7 +45,7 @@ def investigate(
     named: Mapping[str, Any] | None = None,
     timeout: float = 60.0,
     core: str = "light",
-    witness: bool = True,
+    witness: str = "auto",
     **settings: Any,
 ) -> Report:
     """Launch a kernel in a process of its own, and find out what it dies of.
@@ -66,8 +69,9 @@ def investigate(
         Seconds for each run; a kernel that takes longer counts as hung.
     core : {"light", "full", "none"}
         GPU core dump of the second run: without the contents of memory, with them, or none.
-    witness : bool
-        Whether the emulator is asked, too.
+    witness : {"auto", "always", "never"}
+        Whether the emulator is asked, too: if the launch dies; even if it ends, for what a GPU does without a word
+        (wrong data through a wrong descriptor, reads of what nobody wrote); or not at all.
     **settings
         Of the trial: ``device=``, ``name=``, ``signature=``, ``shared=``, ``options=``, ``target=``,
         ``check="error"`` (by default the audit only warns: it is evidence), ``repeat=``, ``environment=``.
@@ -94,13 +98,15 @@ def investigate(
     return investigate_trial(trial, timeout=timeout, core=core, witness=witness)
 
 
-def investigate_trial(trial: Trial, *, timeout: float = 60.0, core: str = "light", witness: bool = True) -> Report:
+def investigate_trial(trial: Trial, *, timeout: float = 60.0, core: str = "light", witness: str = "auto") -> Report:
     """As `investigate`, of a trial."""
+    if witness not in WITNESS:
+        raise ArgumentError(f"witness={witness!r}: expected one of {', '.join(WITNESS)}")
     begun = time.time()
     first = run(replace(trial, core="none"), timeout)
     delay = first.launches[0].time - begun if first.launches else timeout
     again = _replay(trial, first, timeout, delay, core)
-    second = _witness(trial, first, timeout) if witness else None
+    second = _witness(trial, first, timeout, witness)
     texts = _texts(trial, (first, again, second))
     blamed, blamed_by = blame(first, again)
     evidence = Evidence(
@@ -151,10 +157,12 @@ def _replay(trial: Trial, first: Outcome, timeout: float, delay: float, core: st
     return run(replace(trial, blocking=True, core=core if device.driver == "cuda" else "none"), timeout)
 
 
-def _witness(trial: Trial, first: Outcome, timeout: float) -> Outcome | None:
+def _witness(trial: Trial, first: Outcome, timeout: float, when: str) -> Outcome | None:
     """The same launch on the emulator."""
     device = _device(trial, first)
-    if first.ok or first.status in ("refused", "timeout") or device is None or device.driver != "cuda":
+    if when == "never" or (first.ok and when == "auto") or first.status in ("refused", "timeout"):
+        return None
+    if device is None or device.driver != "cuda":
         return None
     asked = replace(trial, device="emulator", check="warn", keep_outputs=False, repeat=1, step_limit=_WITNESS_STEPS)
     return run(asked, min(timeout, _WITNESS_SECONDS))
