@@ -39,20 +39,18 @@ def test_compile_options_of_a_text_level(triton, arrays):
 
 def test_constexprs_and_options_of_a_function(triton, kernels, arrays):
     x, y, out = arrays
-    function = trlaunch.jit(kernels.add_kernel, device="emulator")
-    names = list(function.arg_names)
-    block = names[-1]
+    function = trlaunch.jit(kernels.add, device="emulator")
     tuned = autotune(
         function,
-        options=[{block: 256, "num_warps": 4}, {block: 512, "num_warps": 8}],
-        key=[names[3]],
-        grid=lambda c: (-(-N // c[block]),),
+        options=[{"BLOCK": 256, "num_warps": 4}, {"BLOCK": 512, "num_warps": 8}],
+        key=["n"],
+        grid=lambda c: (-(-N // c["BLOCK"]),),
         reference="first",
         **QUICK,
     )
     tuned(x, y, out, N)
     assert np.array_equal(out, x + y)
     assert [r.status for r in tuned.report.results] == ["ok", "ok"], str(tuned.report)
-    assert tuned.report.key[names[3]] == N
+    assert tuned.report.key["n"] == N
     with pytest.raises(trlaunch.ArgumentError, match="isolated=True needs candidates that are files or kernels"):
-        autotune(function, options=[{block: 256}], isolated=True, grid=8, **QUICK).launch(None, x, y, out, N)
+        autotune(function, options=[{"BLOCK": 256}], isolated=True, **QUICK)

@@ -196,7 +196,7 @@ def test_a_fault_is_a_result_and_isolation_keeps_it_away(arrays, tmp_path):
     apart = autotune(files, grid=GRID, cache=False, isolated=True, reference=lambda a: {"out_ptr": x + y}, **QUICK)
     assert apart.choose(None, x, y, out, N, device="emulator").label == "lives"
     assert [r.status for r in apart.report.results] == ["fault", "ok"]
-    assert {r.message.split(":")[0] for r in (here.report.results[0], apart.report.results[0])} == {"out-of-bounds"}
+    assert all(tuned.report.results[0].message.startswith("out-of-bounds") for tuned in (here, apart))
 
 
 def test_isolation_knows_the_signature_of_a_bundle(arrays, tmp_path):

@@ -91,8 +91,14 @@ def autotune(
     for name, names in (("key", key), ("restore", restore), ("reset_to_zero", reset_to_zero)):
         if isinstance(names, str) or not (callable(names) or all(isinstance(entry, str) for entry in names)):
             raise ArgumentError(f"{name}={names!r:.60}: expected names of arguments, for example ['M', 'N']")
+    found = candidates_of(candidates, options)
+    if isolated and (functions := [c.label for c in found if c.is_function]):
+        raise ArgumentError(
+            f"isolated=True needs candidates that are files or kernels, {functions[0]!r} is a function, which another "
+            f"process does not have: compile it first (Kernel.from_function)"
+        )
     return Autotuner(
-        candidates_of(candidates, options), key, grid, tuple(restore), tuple(reset_to_zero), reference, rtol, atol,
+        found, key, grid, tuple(restore), tuple(reset_to_zero), reference, rtol, atol,
         warmup, rep, isolated, timeout, cache, show,
     )  # fmt: skip
 
@@ -229,9 +235,8 @@ class Autotuner:
         if device is not None:
             return Device.parse(device)
         for candidate in self.candidates:
-            given = candidate.source._given_device if hasattr(candidate.source, "_given_device") else None
-            if given is not None:
-                return Device.parse(given)
+            if candidate.device is not None:
+                return candidate.device
         place = place_of((*args, *named.values()))
         return default_device() if place is None else Device.parse(place)
 

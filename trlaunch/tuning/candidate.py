@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
+from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError
 from trlaunch.jit_function import TrlaunchFunction, jit
 from trlaunch.kernel import Kernel
@@ -86,6 +87,13 @@ class Candidate:
     def function(self) -> TrlaunchFunction:
         """The function, launched by trlaunch."""
         return self.source if isinstance(self.source, TrlaunchFunction) else jit(self.source)
+
+    @property
+    def device(self) -> Device | None:
+        """The device that a kernel or a function was made with."""
+        if isinstance(self.source, Kernel):
+            return self.source._given_device
+        return self.function._device if self.is_function else None
 
     @functools.cached_property
     def names(self) -> list[str]:

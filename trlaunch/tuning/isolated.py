@@ -8,7 +8,6 @@ from typing import Any
 import numpy.typing as npt
 
 from trlaunch.driver import Device
-from trlaunch.errors import ArgumentError
 from trlaunch.tuning.candidate import Candidate
 
 __all__ = ["run_isolated"]
@@ -23,19 +22,9 @@ def run_isolated(
     -------
     tuple
         A status of `trlaunch.tuning.report`, why it is not ``"ok"``, and the tensors as the kernel left them, by name.
-
-    Raises
-    ------
-    ArgumentError
-        The candidate is a function, which another process does not have.
     """
     from trlaunch.investigate import Trial, run
 
-    if candidate.is_function:
-        raise ArgumentError(
-            f"isolated=True needs candidates that are files or kernels, {candidate.label!r} is a function: "
-            f"compile it first (Kernel.from_function)"
-        )
     kernel = candidate.kernel
     settings: dict[str, Any] = {"options": dict(candidate.options)} if candidate.options else {}
     stated = kernel.artifact.parameters
