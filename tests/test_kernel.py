@@ -227,10 +227,10 @@ def test_no_gpu_and_no_device_given_falls_back_to_the_emulator_and_says_so(fakec
         devices=(),
     )
     seen = recorded.json()
-    assert [s[0] for s in seen] == ["FallbackWarning"] * 3
+    assert [s[0] for s in seen] == ["FallbackWarning"] * 2  # that there is no GPU is said once
     assert {s[1].rpartition("/")[2] for s in seen} == {"test_kernel.py"}
     assert seen[0][2].startswith("no GPU, so the emulator is used (")
-    assert seen[2][2] == "add_kernel.cubin needs a GPU: add_kernel.ptx beside it is executed by the emulator"
+    assert seen[1][2] == "add_kernel.cubin needs a GPU: add_kernel.ptx beside it is executed by the emulator"
 
 
 def test_one_kernel_on_cuda_and_the_emulator(fakecuda):

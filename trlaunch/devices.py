@@ -10,6 +10,7 @@ from trlaunch.errors import DeviceUnavailable, FallbackWarning, warn
 
 __all__ = ["default_device", "get"]
 
+_SAID: set[str] = set()
 #: Set by `trlaunch.investigate` in the processes it starts: every launch is kept in a file (`investigate.ring`).
 _KEPT = bool(os.environ.get("TRLAUNCH_LAUNCH_RING"))
 
@@ -50,7 +51,7 @@ def default_device(backend: str | None = None) -> Device:
     """Where a kernel runs that was told no device.
 
     The calling thread's current GPU, an NVIDIA one before an AMD one; where there is none the emulator, with a
-    `FallbackWarning` that says why.
+    `FallbackWarning` that says why, once in a process.
 
     Parameters
     ----------
@@ -74,11 +75,13 @@ def default_device(backend: str | None = None) -> Device:
                 raise
             # Who has no hip-python does not wait for an AMD GPU.
             if name == "cuda" or find_spec("hip") is not None:
-                reasons.append(str(error).partition("\n")[0])
+                reasons.append(str(error).partition("\n")[0].partition(": ")[0])  # without where it was looked for
     if backend == "hip":
         raise DeviceUnavailable(f"the kernel is for an AMD GPU, and {reasons[0]}")
-    warn(
-        f"no GPU, so the emulator is used ({'; '.join(reasons)}); device='emulator' chooses it without this warning",
-        FallbackWarning,
+    message = (
+        f"no GPU, so the emulator is used ({'; '.join(reasons)}); device='emulator' chooses it without this warning"
     )
+    if message not in _SAID:  # once is enough, at whatever line
+        _SAID.add(message)
+        warn(message, FallbackWarning)
     return Device("emulator")

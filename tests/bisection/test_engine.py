@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trlaunch
-from trlaunch.bisection import Candidate, Verdict, first_bad, sweep
+from tests import corpus
+from trlaunch.bisection import Candidate, Exceeds, Verdict, first_bad, sweep
+from trlaunch.cuda.image import read_image
 
 
 def judge(state, device):
@@ -150,3 +152,24 @@ def test_wrong_searches_are_refused():
 def test_a_search_as_json():
     document = first_bad(row(["good", "bad"])).to_dict()
     assert json.loads(json.dumps(document))["first_label"] == "c1"
+
+
+def judge_registers(release, kernel, oracle, device):
+    """The registers of a kernel as a release compiled it."""
+    entry = read_image(corpus.find(release, "cuda:80", kernel).path("cubin").read_bytes()).kernel()
+    return oracle.judge({"registers": entry.registers}, 0.0)
+
+
+@pytest.mark.parametrize("kernel", ["softmax_kernel", "layer_norm_kernel", "scalars_kernel"])
+def test_the_first_of_ten_releases_that_takes_more_registers(kernel):
+    releases = corpus.releases()
+    assert len(releases) == 10
+    counts = [int(judge_registers(r, kernel, Exceeds("registers", 0), None).values["registers"]) for r in releases]
+    oracle = Exceeds("registers", counts[0])
+    row = [Candidate(r, functools.partial(judge_registers, r, kernel, oracle)) for r in releases]
+    found = first_bad(row)
+    grown = next(i for i, n in enumerate(counts) if n > counts[0])
+    assert found.first == grown
+    assert found.found.label == releases[grown]
+    assert f"{counts[grown]} > {counts[0]}" in found.conclusion
+    assert found.trials <= 6
