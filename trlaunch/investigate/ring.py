@@ -55,13 +55,15 @@ class Ring:
 
     def __init__(self, path: str | Path, slots: int = 64) -> None:
         size = _HEADER_BYTES + slots * _SLOT_BYTES
-        with Path(path).open("w+b") as file:
+        partial = Path(path).with_suffix(".partial")  # whoever reads it finds it complete
+        with partial.open("w+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
+        _HEADER.pack_into(self._map, 0, _MAGIC, slots, _SLOT_BYTES, 0, 0)
+        partial.replace(path)
         self.slots = slots
         self.count = 0
         self._lock = threading.Lock()
-        _HEADER.pack_into(self._map, 0, _MAGIC, slots, _SLOT_BYTES, 0, 0)
 
     def begin(self, launch: dict[str, Any]) -> int:
         """Keep a launch that is about to happen; its index."""
