@@ -15,6 +15,7 @@ from trlaunch.emulator.instructions import (  # noqa: F401  (each registers its 
     integer,
     logic,
     matrix,
+    rounding,
     warp,
 )
 from trlaunch.emulator.instructions.base import Suffixes, refuse, take

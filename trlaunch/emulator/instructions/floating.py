@@ -36,7 +36,10 @@ from trlaunch.emulator.syntax import Instruction, Operand
 if TYPE_CHECKING:
     from trlaunch.emulator.codegen import Emitter
 
-__all__ = ["FLOAT_TYPES", "bf16_from_f32", "bf16_to_f32", "emit", "float_max", "float_min", "read_float"]
+__all__ = [
+    "FLOAT_TYPES", "bf16_from_f32", "bf16_to_f32", "emit", "float_max", "float_min", "read_float", "two_product",
+    "two_sum",
+]  # fmt: skip
 
 FLOAT_TYPES = ("f16", "f16x2", "bf16", "bf16x2", "f32", "f64")
 _ROUNDINGS = ("rn", "rz", "rm", "rp")
@@ -132,9 +135,9 @@ def emit(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
 
 
 def _directed_mode(s: Suffixes, t: str) -> str:
-    """The rounding; other than to nearest for f32 alone."""
+    """The rounding; other than to nearest for f32 and f64 alone."""
     mode = s.one_of(_ROUNDINGS, "rn")
-    if mode != "rn" and t != "f32":
+    if mode != "rn" and t not in ("f32", "f64"):
         raise refuse(f"{s.root} of type .{t} with the rounding .{mode} is not executed")
     return mode
 
@@ -166,7 +169,7 @@ def _fma(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
     _write_float(c, d, t, value, ftz, sat)
 
 
-def _to_odd(value: Array, error: Array) -> Array:
+def to_odd(value: Array, error: Array) -> Array:
     """Round an exact sum ``value + error`` of f64 to odd, so that rounding it once more is exact."""
     bits = value.view(U8)
     away = (error > 0) == (value > 0)
@@ -174,7 +177,8 @@ def _to_odd(value: Array, error: Array) -> Array:
     return (bits + np.where(inexact, np.where(away, U8(1), ~U8(0)), U8(0))).view(F8)
 
 
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """Sum and its error, whose sum is exact (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -209,7 +213,7 @@ def _fma32(a: Array, b: Array, c: Array) -> Array:
         tie |= small & (total != 0)
     if tie.any():
         wide = np.broadcast_to(product, total.shape)[tie], np.broadcast_to(c, total.shape)[tie].astype(F8)
-        result[tie] = _to_odd(*_two_sum(*wide)).astype(F4)
+        result[tie] = to_odd(*two_sum(*wide)).astype(F4)
     return result
 
 
@@ -228,8 +232,8 @@ def _half_from_f64(x: Array) -> Array:
 def fma_bf16(a: Array, b: Array, c: Array) -> Array:
     """``fma.rn.bf16``, as the f32 that rounds to it: the f64 sum is rounded to odd at f32."""
     product = a.astype(F8) * b
-    total, error = _two_sum(product, np.broadcast_to(c.astype(F8), np.broadcast_shapes(product.shape, c.shape)))
-    return odd_f32(_to_odd(total, error))
+    total, error = two_sum(product, np.broadcast_to(c.astype(F8), np.broadcast_shapes(product.shape, c.shape)))
+    return odd_f32(to_odd(total, error))
 
 
 @runtime
@@ -247,10 +251,10 @@ def odd_f32(x: Array) -> Array:
 def fma64(a: Array, b: Array, c: Array) -> Array:
     """``fma.rn.f64`` by exact sums (Boldo and Melquiond, "Emulation of a FMA", 2008); extremes lane by lane."""
     a, b, c = np.broadcast_arrays(a, b, c)
-    product, low = _two_product(a, b)
-    high, small = _two_sum(c, low)
-    total, rest = _two_sum(product, high)
-    result: Array = total + _to_odd(*_two_sum(small, rest))
+    product, low = two_product(a, b)
+    high, small = two_sum(c, low)
+    total, rest = two_sum(product, high)
+    result: Array = total + to_odd(*two_sum(small, rest))
     safe = (np.abs(product) < 1e290) & (np.abs(product) > 1e-250) & (np.abs(c) < 1e290) & (np.abs(a) < 1e290)
     safe &= (np.abs(b) < 1e290) & ((np.abs(c) > 1e-250) | (c == 0))
     if not safe.all():
@@ -259,7 +263,8 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     return result
 
 
-def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
+def two_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """Product of f64 and its error, whose sum is exact unless a part overflows or vanishes (Dekker)."""
     product = a * b
     x = a * 134217729.0
     y = b * 134217729.0
@@ -279,79 +284,6 @@ def _fma_exact(a: float, b: float, c: float) -> float:
         return top / (ad * bd * cd)
     except OverflowError:
         return math.inf if top > 0 else -math.inf
-
-
-@runtime
-def directed(value: Array, error: Array, mode: str) -> Array:
-    """f32 of the exact number ``value + error`` (f64, the error smaller than a step of the value), rounded to ``rz``,
-    ``rm`` or ``rp``. What overflows toward the rounding becomes the largest number; an exact zero sum is left alone.
-    """
-    near = value.astype(F4)
-    back = near.astype(F8)
-    rest = np.where(np.isfinite(value) & np.isfinite(near), value - back, 0.0)
-    over = np.isinf(near) & np.isfinite(value)
-    rest = np.where(rest == 0, error, rest)
-    rest = np.where(over, -back, rest)
-    if mode == "rz":
-        down, up = (rest < 0) & (near > 0), (rest > 0) & (near < 0)
-    else:
-        down, up = (rest < 0) & (mode == "rm"), (rest > 0) & (mode == "rp")
-    lower, upper = np.nextafter(near, F4(-np.inf)), np.nextafter(near, F4(np.inf))
-    result = np.where(down, lower, np.where(up, upper, near))
-    return np.where(np.isfinite(value), result, near)
-
-
-def _sum_directed(a: Array, b: Array, mode: str) -> Array:
-    total, error = _two_sum(a, b)
-    error = np.where(np.isfinite(total), error, 0.0)
-    result = directed(total, error, mode)
-    if mode == "rm":  # x - x is -0.0 in this mode
-        zero = (total == 0) & ~((a == 0) & (b == 0) & ~np.signbit(a) & ~np.signbit(b))
-        result = np.where(zero, F4(-0.0), result)
-    return result
-
-
-@runtime
-def add_directed(a: Array, b: Array, mode: str) -> Array:
-    """``add.rz.f32`` and the like."""
-    return _sum_directed(a.astype(F8), b.astype(F8), mode)
-
-
-@runtime
-def sub_directed(a: Array, b: Array, mode: str) -> Array:
-    """``sub.rz.f32`` and the like."""
-    return _sum_directed(a.astype(F8), -b.astype(F8), mode)
-
-
-@runtime
-def mul_directed(a: Array, b: Array, mode: str) -> Array:
-    """``mul.rz.f32`` and the like."""
-    product = a.astype(F8) * b
-    return directed(product, np.zeros_like(product), mode)
-
-
-@runtime
-def fma_directed(a: Array, b: Array, c: Array, mode: str) -> Array:
-    """``fma.rz.f32`` and the like."""
-    product = a.astype(F8) * b
-    return _sum_directed(product, np.broadcast_to(c.astype(F8), np.broadcast_shapes(product.shape, c.shape)), mode)
-
-
-@runtime
-def div_directed(a: Array, b: Array, mode: str) -> Array:
-    """``div.rz.f32`` and the like: what the quotient misses has the sign of the remainder over the divisor."""
-    wide, by = a.astype(F8), b.astype(F8)
-    near = (wide / by).astype(F4).astype(F8)
-    rest = np.where(np.isfinite(near) & (by != 0), (wide - near * by) * np.sign(by), 0.0)
-    quotient = np.where(np.isfinite(near), near, wide / by)
-    return directed(quotient, rest, mode)
-
-
-@runtime
-def sqrt_directed(x: Array, mode: str) -> Array:
-    """``sqrt.rz.f32`` and the like."""
-    near = np.sqrt(x.astype(F8)).astype(F4).astype(F8)
-    return directed(near, np.where(np.isfinite(near), x - near * near, 0.0), mode)
 
 
 def _div(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
@@ -466,7 +398,7 @@ def unary(c: Emitter, i: Instruction, s: Suffixes) -> None:
         if s.root not in ("sqrt", "rcp"):
             raise refuse(f"{i.opcode} is not PTX")
         x = read_float(c, a, t, ftz)
-        one = c.constant("f4", 1)
+        one = c.constant(TYPE_DTYPE[t], 1)
         value = f"sqrt_directed({x}, {mode!r})" if s.root == "sqrt" else f"div_directed({one}, {x}, {mode!r})"
         return _write_float(c, d, t, value, ftz)
     return _write_float(c, d, t, f"float_{s.root}({read_float(c, a, t, ftz)})", ftz)

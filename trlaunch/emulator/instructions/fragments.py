@@ -238,3 +238,22 @@ def _multiply(
 
 def _cut(units: Array, part: slice) -> Array:
     return units[part] if units.shape[0] > 1 else units
+
+
+@runtime
+def multiply_f64(left: list[Array], right: list[Array], addends: list[Array], threads: int) -> list[Array]:
+    """One product of f64, whose registers are laid out as words of the others are; A has 8 or 16 rows."""
+
+    def lanes(register: Array) -> Array:
+        wide = np.broadcast_to(register, (register.shape[0], threads)) if register.shape[1] == 1 else register
+        return wide.reshape(wide.shape[0], -1, 8, 4)
+
+    half = len(addends) // 2
+    x = np.stack(np.broadcast_arrays(*map(lanes, left)), axis=2)  # (C, W, register, row, k)
+    x = x.reshape(*x.shape[:2], len(left) // half, half, 8, 4).transpose(0, 1, 3, 4, 2, 5)
+    y = np.stack(np.broadcast_arrays(*map(lanes, right)), axis=3)  # (C, W, column, register, k)
+    y = y.reshape(*y.shape[:3], -1).swapaxes(2, 3)
+    d = np.matmul(x.reshape(*x.shape[:2], 8 * half, -1), y)
+    d = d.reshape(*d.shape[:2], half, 8, 4, 2)
+    sums = (lanes(a) + d[:, :, k >> 1, :, :, k & 1] for k, a in enumerate(addends))
+    return [s.reshape(s.shape[0], threads) for s in sums]

@@ -54,7 +54,7 @@ _SHAPES = {
 
 @emits("mma")
 def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
-    """``mma.sync.aligned.m16n8k*``: one product of a 16 x k by a k x 8 matrix per warp."""
+    """``mma.sync.aligned.m16n8k*``: one product of a 16 x k by a k x 8 matrix per warp; ``m8n8k4`` of f64."""
     s.drop("sync", "aligned")
     saturate = s.flag("satfinite")
     shape = next((p for p in s.parts if p.startswith("m") and p[1:2].isdigit()), "")
@@ -62,6 +62,8 @@ def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
     if not (s.flag("row") and s.flag("col")) or len(s.parts) != 4 or c.guard is not None:
         raise refuse(f"{i.opcode} is not executed")
     out, left, right, add = s.parts
+    if (out, left, right, add) == ("f64",) * 4 and not saturate:
+        return _mma_f64(c, i, shape)
     if (shape, left) not in _SHAPES or (shape, right) not in _SHAPES or out != add:
         raise refuse(f"{i.opcode} is not executed")
     integers = left in ("s8", "u8")
@@ -79,7 +81,28 @@ def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
     y = _fragment(c, _vector(b, words // 4), right)
     if c.once(("warps",)):
         c.line(f"if m is not None: S.check_warps(m, {c.site})")
-    _defer(c, (out, left, right, saturate), x, y, _vector(e, len(results)), results)
+    return _defer(c, (out, left, right, saturate), x, y, _vector(e, len(results)), results)
+
+
+#: Registers of A, B and the result of ``mma`` of f64.
+_F64_SHAPES = {"m8n8k4": (1, 1, 2), "m16n8k4": (2, 1, 4), "m16n8k8": (4, 2, 4), "m16n8k16": (8, 4, 4)}
+
+
+def _mma_f64(c: Emitter, i: Instruction, shape: str) -> None:
+    if shape not in _F64_SHAPES:
+        raise refuse(f"{i.opcode} is not executed")
+    c.warp_sync = True
+    counts = _F64_SHAPES[shape]
+    d, a, b, e = take(i, 4)
+    x, y, z = (
+        ", ".join(c.read(r, "f64") for r in _vector(operand, count))
+        for operand, count in zip((a, b, e), counts, strict=True)
+    )
+    if c.once(("warps",)):
+        c.line(f"if m is not None: S.check_warps(m, {c.site})")
+    raw = c.temp(f"multiply_f64([{x}], [{y}], [{z}], S.threads)")
+    for k, register in enumerate(_vector(d, counts[2])):
+        c.write(register, "f64", f"{raw}[{k}]")
 
 
 def _vector(operand: Operand, count: int) -> tuple[Operand, ...]:
