@@ -124,7 +124,7 @@ def command_of(words: Sequence[str]) -> list[str]:
 def _run(command: Sequence[str], environment: dict[str, str], timeout: float | None, quiet: bool) -> int:
     try:
         done = subprocess.run(
-            command, env=environment, timeout=timeout, check=False, stdout=sys.stderr if quiet else None
+            command, env=environment, timeout=timeout, check=False, stdout=2 if quiet else None
         )
     except FileNotFoundError:
         raise UsageError(f"{command[0]!r} is not a command") from None

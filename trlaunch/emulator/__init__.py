@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from trlaunch.emulator.memory_maps import memory_map
     from trlaunch.emulator.tracing import trace
 
+    check: str
+
 __all__ = ["checking", "memory_map", "trace"]
 
 _LAZY = {"memory_map": "memory_maps", "trace": "tracing"}

@@ -6,11 +6,14 @@ are launched by trlaunch (`trlaunch.patch_triton`). What to check is in the envi
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 __all__ = ["main"]
 
@@ -27,10 +30,30 @@ def _to_the_emulator() -> None:
         return driver.Device("emulator")
 
     driver.Device.parse = classmethod(parse)  # type: ignore[method-assign, assignment]
-    if find_spec("triton") is not None and "TRLAUNCH_SANITIZE_ALONE" not in os.environ:
-        import trlaunch
+    sys.meta_path.insert(0, _BehindTriton())
 
-        trlaunch.patch_triton("emulator")
+
+class _BehindTriton(MetaPathFinder):
+    """Patches Triton once it has been imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
+        """Triton's own, with a loader that does so."""
+        if name != "triton" or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        found = find_spec(name)
+        if found is not None and found.loader is not None:
+            loader = found.loader
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                import trlaunch
+
+                trlaunch.patch_triton("emulator")
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return found
 
 
 def main(arguments: list[str]) -> None:
