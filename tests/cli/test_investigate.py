@@ -50,6 +50,12 @@ def test_a_launch_that_is_refused(cli, add) -> None:
     assert "expected an int for i32" in found.out
 
 
+def test_a_device_that_is_not_there(cli, add) -> None:
+    found = cli("investigate", add, "-g", "1", "-d", "cuda:0", *order(*ARGUMENTS), "-a", "3=992")
+    assert found.code == 3
+    assert "was refused" in found.out
+
+
 def test_a_program(cli, tmp_path) -> None:
     found = cli("investigate", "--json", "--", sys.executable, "-c", "import os; os.abort()")
     assert found.code == 4

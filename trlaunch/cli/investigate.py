@@ -17,6 +17,7 @@ from trlaunch.investigate.api import investigate as investigate_launch
 
 __all__ = ["KERNELS", "investigate", "show_report"]
 
+_UNAVAILABLE = ("DeviceUnavailable", "AssemblerMissing")
 _CODES = {"ok": Exit.OK, "refused": Exit.REFUSED, "timeout": Exit.FAULT}
 
 
@@ -126,4 +127,7 @@ def show_report(report: Report, save: Path | None, html: Path | None, as_json: b
         for what, path in (("reproducer", save), ("HTML", html)):
             if path is not None:
                 typer.echo(f"{what} written to {path}", err=True)
+    died = report.evidence.died
+    if report.status == "refused" and died is not None and died.type in _UNAVAILABLE:
+        return Exit.UNAVAILABLE
     return _CODES.get(report.status, Exit.FAULT)
