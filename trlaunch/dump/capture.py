@@ -139,7 +139,8 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
                 f"at TTIR and TTGIR only: give one of these"
             )
         warps = metadata.num_warps if metadata is not None else None
-        threads = None if warps is None else warps * 32
+        width = metadata.target.warp_size if metadata is not None and metadata.target is not None else 32
+        threads = None if warps is None else warps * width
         from trlaunch.dump import llir, ptx
 
         if level is Level.LLIR:
@@ -183,9 +184,10 @@ def dumpable(artifact: Artifact, name: str | None = None) -> list[tuple[Where, s
 def _refuse_level(artifact: Artifact) -> None:
     if artifact.level in _LEVELS:
         return
+    expected = [level for level in _LEVELS if level is not Level.PTX or artifact.level is Level.CUBIN]
     beside = [str(other) for other in _LEVELS if other in artifact.siblings]
     there = f"beside it there is {', '.join(beside)}: give that" if beside else "there is none of these beside it"
     raise ArgumentError(
         f"dump: {artifact.label} is {artifact.level}, which captures cannot be put into; expected "
-        f"{', '.join(map(str, _LEVELS))}; {there}"
+        f"{', '.join(map(str, expected))}; {there}"
     )

@@ -36,7 +36,12 @@ _CASTS = frozenset(
 )  # fmt: skip
 # How many bits of it a store writes, and the constraint of the register it is in.
 _STORES = {"i8": (8, "h"), "i16": (16, "h"), "i32": (32, "r"), "i64": (64, "l")}
-_SREG = "llvm.nvvm.read.ptx.sreg"
+# The thread in the block and the program's coordinates: intrinsics of the back ends.
+_IDS = {
+    "nvvm": tuple(f"llvm.nvvm.read.ptx.sreg.{name}" for name in ("tid.x", "ctaid.x", "ctaid.y", "ctaid.z")),
+    "amdgcn": ("llvm.amdgcn.workitem.id.x", *(f"llvm.amdgcn.workgroup.id.{axis}" for axis in "xyz")),
+}
+_PROMISE = re.compile(r' "amdgpu-no-work(?:group-id-[xyz]|item-id-x)"(?:="[^"]*")?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,7 @@ def inject(
     """
     if f"%{_PARAMETER}" in text:
         raise ArgumentError(f"the text has %{_PARAMETER} already: give the file without captures")
-    if 'target triple = "amdgcn' in text:
-        raise ArgumentError("dump: LLVM IR for AMD is not injected: give the TTIR or TTGIR beside it")
+    amd = re.search(r'^target triple = "amd', text, re.M) is not None
     if not threads:
         raise ArgumentError("dump: LLVM IR does not state the block's threads: give Triton's JSON with it")
     lines = text.split("\n")
@@ -114,7 +118,7 @@ def inject(
     listed = definitions(text, kernel)
     numbers = iter(range(1 << 30))
     head = [lines[first]] if _LABEL.match(lines[first]) else []
-    emit = _Emitter(numbers)
+    emit = _Emitter(numbers, amd)
     emit.program()
     added: dict[int, list[str]] = {}
     captures = []
@@ -128,7 +132,7 @@ def inject(
             held, capture = (definition,), _captured(definition, leaves, request, threads)
         captures.append(capture)
         emit.entry(i)
-        store = _Emitter(numbers)
+        store = _Emitter(numbers, amd)
         store.store(i, capture, held, threads)
         added.setdefault(max(d.after for d in held), []).extend(store.lines)
     out = []
@@ -140,8 +144,18 @@ def inject(
         else:
             out.append(line)
         out += added.get(i, [])
-    symbols = [f"{_SREG}.{name}" for name in ("tid.x", "ctaid.x", "ctaid.y", "ctaid.z", "nctaid.y", "nctaid.z")]
-    declared = [f"declare i32 @{symbol}()" for symbol in symbols if not re.search(rf"declare .*@{symbol}\(", text)]
+    declared = [f"i32 @{symbol}()" for symbol in _IDS["amdgcn" if amd else "nvvm"]]
+    if amd:
+        out = _without_promises(out, lines[first - 1])
+        declared += [
+            f"void @llvm.masked.store.v1{kind}.p1(<1 x {kind}>, ptr addrspace(1), i32 immarg, <1 x i1>)"
+            for kind in _STORES
+        ]
+    declared = [
+        f"declare {one}"
+        for one in declared
+        if not re.search(rf"declare .*@{re.escape(one.split('@')[1].split('(')[0])}\(", text)
+    ]
     parts = split_list(lines[first - 1], lines[first - 1].index("(", lines[first - 1].index("@")) + 1)
     return "\n".join([*out, *declared, ""]), captures, len(parts or ())
 
@@ -350,11 +364,21 @@ def _with_parameter(line: str) -> str:
     raise ArgumentError("dump: the parameters of the function are not closed")
 
 
+def _without_promises(lines: Sequence[str], function: str) -> list[str]:
+    """The text with the kernel no longer promising that it does not ask for its place in the grid."""
+    groups = re.findall(r"#\d+", function)
+    return [
+        _PROMISE.sub("", line) if line.startswith(tuple(f"attributes {group} =" for group in groups)) else line
+        for line in lines
+    ]
+
+
 class _Emitter:
     """Instructions as lines; names are unique in the function."""
 
-    def __init__(self, numbers: Iterator[int]) -> None:
+    def __init__(self, numbers: Iterator[int], amd: bool = False) -> None:
         self.numbers = numbers
+        self.amd = amd
         self.lines: list[str] = []
 
     def do(self, text: str) -> None:
@@ -377,6 +401,14 @@ class _Emitter:
     def put(self, address: str, value: str, kind: str, wanted: str) -> None:
         """Store where `wanted`."""
         bits, constraint = _STORES[kind]
+        if self.amd:  # which has no predicated store in its assembly: the compiler branches around
+            vector = self.let(f"bitcast {kind} {value} to <1 x {kind}>")
+            mask = self.let(f"bitcast i1 {wanted} to <1 x i1>")
+            self.do(
+                f"call void @llvm.masked.store.v1{kind}.p1(<1 x {kind}> {vector}, ptr addrspace(1) {address}, "
+                f"i32 {bits // 8}, <1 x i1> {mask})"
+            )
+            return
         if kind == "i8":
             value, kind = self.let(f"zext i8 {value} to i16"), "i16"
         self.do(
@@ -386,12 +418,9 @@ class _Emitter:
 
     def program(self) -> None:
         """The thread, and the number of the program, times four."""
-        tid = self.let(f"call i32 @{_SREG}.tid.x()")
+        tid, x, y, z = (self.let(f"call i32 @{name}()") for name in _IDS["amdgcn" if self.amd else "nvvm"])
         self.let(f"zext i32 {tid} to i64", f"%{_PARAMETER}_tid")
-        x, y, z, ny, nz = (
-            self.let(f"call i32 @{_SREG}.{name}()")
-            for name in ("ctaid.x", "ctaid.y", "ctaid.z", "nctaid.y", "nctaid.z")
-        )
+        ny, nz = (self.load("i32", self.at(f"%{_PARAMETER}", str(offset))) for offset in (64, 68))
         row = self.let(f"add i32 {self.let(f'mul i32 {x}, {ny}')}, {y}")
         number = self.let(f"add i32 {self.let(f'mul i32 {row}, {nz}')}, {z}")
         self.let(f"shl i64 {self.wide(number)}, 2", f"%{_PARAMETER}_program")

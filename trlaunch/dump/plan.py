@@ -10,6 +10,7 @@ offset type meaning
 16     i64  where its table of slots begins: an i32 for each program, -1 for one that is not captured
 24     i64  where its counters begin: an i32 for each slot (and loop or thread) that counts iterations
 32     i32  iterations kept of each loop around it, outermost first; eight of them
+64     i32  programs along y, then along z: code for AMD has no cheap way to ask
 ====== ==== ============================================================================================
 
 Record ``((slot * n0 + i0) * n1 + i1)`` holds iteration ``(i0, i1)`` of the program of that slot. Grid and iteration
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_LIMIT", "ENTRY_BYTES", "MAX_LOOPS", "Capture", "Plan", "Where", "make_plan"]
 
-ENTRY_BYTES = 64
+ENTRY_BYTES = 80
 MAX_LOOPS = 8
 UNKNOWN = 16
 """Iterations of each loop that ``keep="known"`` keeps where their number is not known beforehand."""
@@ -234,7 +235,13 @@ def make_plan(
     for i, region in enumerate(regions):
         caps = (*region.caps, *(1,) * (MAX_LOOPS - len(region.caps)))
         parts += struct.pack(
-            "<4q8i", region.records // 16, region.flags, tables + i * programs * 4, region.counters, *caps
+            "<4q10i8x",
+            region.records // 16,
+            region.flags,
+            tables + i * programs * 4,
+            region.counters,
+            *caps,
+            *grid[1:],
         )
     for region in regions:
         parts += region.table.tobytes()
