@@ -268,7 +268,7 @@ OPS += [
 ]  # fmt: skip
 
 
-def in_mode(name: str, mode: str):
+def in_mode(name: str, mode: str, kind: str = "f32"):
     """The exact result of an operation of f32, rounded once; special values as Python has them."""
 
     def python(*x: float) -> float:
@@ -298,14 +298,14 @@ def in_mode(name: str, mode: str):
             scaled = Fraction(x[0]) * 2**400
             root = math.isqrt(scaled.numerator * scaled.denominator) / Fraction(scaled.denominator)
             sticky = Fraction(0) if root * root == scaled else Fraction(1, 2**200)
-            return rounded((root + sticky) / 2**200, "f32", mode)
+            return rounded((root + sticky) / 2**200, kind, mode)
         a = [Fraction(v) for v in x]
         exact_value = {
             "add": lambda: a[0] + a[1], "sub": lambda: a[0] - a[1], "mul": lambda: a[0] * a[1], "div": lambda: a[0] / a[1],
             "fma": lambda: a[0] * a[1] + a[2], "rcp": lambda: 1 / a[0],
         }[name]()  # fmt: skip
         if exact_value:
-            return rounded(exact_value, "f32", mode)
+            return rounded(exact_value, kind, mode)
         if name in ("mul", "div", "rcp"):
             return value
         last = {"add": x[-1], "sub": -x[-1], "fma": x[-1]}[name]
@@ -320,6 +320,16 @@ DIRECTED = [*SINGLE, 1 + 2.0**-23, 1 / 3, -3e38, 2.0**-149, 7.0, 0.1]
 OPS += [
     Op(f"{name}_{mode}", f"{name}.{mode}.f32 %d, {', '.join(('%a', '%b', '%c')[:count])};", ("f32",) * (count + 1),
        in_mode(name, mode), (DIRECTED,) * min(count, 2) + (([0.0, 1.0, -1e-30, 3e38],) if count == 3 else ()))
+    for name, count in (("add", 2), ("sub", 2), ("mul", 2), ("div", 2), ("fma", 3), ("sqrt", 1), ("rcp", 1))
+    for mode in ("rz", "rm", "rp")
+]  # fmt: skip
+WIDE = [
+    *(0.0, -0.0, 1.0, -1.0, 3.0, 0.1, -1 / 3, 1 + 2.0**-52, 1e300, -1.7e308, 2.0**-1074, -3e-310, 1e-160, 7e153),
+    *(math.inf, -math.inf, math.nan),
+]
+OPS += [
+    Op(f"{name}_{mode}_f64", f"{name}.{mode}.f64 %d, {', '.join(('%a', '%b', '%c')[:count])};", ("f64",) * (count + 1),
+       in_mode(name, mode, "f64"), (WIDE,) * min(count, 2) + (([0.0, 1.0, -1e-30, 1.7e308],) if count == 3 else ()))
     for name, count in (("add", 2), ("sub", 2), ("mul", 2), ("div", 2), ("fma", 3), ("sqrt", 1), ("rcp", 1))
     for mode in ("rz", "rm", "rp")
 ]  # fmt: skip

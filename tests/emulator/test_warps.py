@@ -191,6 +191,48 @@ def test_mma(shape: str) -> None:
     np.testing.assert_array_equal(found, a @ b + c)
 
 
+DOUBLES = {"m8n8k4": (1, 1, 2), "m16n8k4": (2, 1, 4), "m16n8k8": (4, 2, 4), "m16n8k16": (8, 4, 4)}
+
+
+def double_body(shape: str) -> str:
+    """Products of f64: registers come from and go to 64 bytes per lane of each matrix."""
+    counts = DOUBLES[shape]
+    lines = ["mov.u32 %r1, %tid.x; mul.wide.u32 %d1, %r1, 64;"]
+    lines += [f"add.s64 %d{n + 2}, %a{n}, %d1;" for n in range(3)]
+    lines += [".reg .f64 %x<8>, %y<4>, %z<4>;"]
+    for name, base, count in zip("xyz", (3, 4, 2), counts, strict=True):
+        lines += [f"ld.global.f64 %{name}{k}, [%d{base}+{8 * k}];" for k in range(count)]
+    x, y, z = ("{" + ", ".join(f"%{n}{k}" for k in range(count)) + "}" for n, count in zip("xyz", counts, strict=True))
+    lines.append(f"mma.sync.aligned.{shape}.row.col.f64.f64.f64.f64 {z}, {x}, {y}, {z};")
+    return "\n".join([*lines, *(f"st.global.f64 [%d2+{8 * k}], %z{k};" for k in range(counts[2]))])
+
+
+def test_ptxas_accepts_products_of_f64(tmp_path) -> None:
+    text = "".join(entry(double_body(s), 3, name=f"m{n}", threads=32) for n, s in enumerate(DOUBLES))
+    assert_ptxas_accepts(HEADER + text, tmp_path)
+
+
+@pytest.mark.parametrize("shape", DOUBLES)
+def test_mma_f64(shape: str) -> None:
+    a_count, b_count, d_count = DOUBLES[shape]
+    rows, k = 4 * d_count, 4 * b_count
+    rng = np.random.default_rng(2)
+    a, b, c = (rng.integers(-99, 99, s).astype(float) for s in ((rows, k), (k, 8), (rows, 8)))
+    regs_a, regs_b, regs_c = (np.zeros((32, 8)) for _ in range(3))
+    # PTX ISA, "Matrix Fragments for mma.m8n8k4 / m16n8k* with .f64 floating point type".
+    places = [(g + 8 * (i >> 1), 2 * t + (i & 1)) for g in range(8) for t in range(4) for i in range(d_count)]
+    for lane in range(32):
+        g, t = lane >> 2, lane & 3
+        regs_a[lane, :a_count] = [a[g + 8 * (i % (rows // 8)), t + 4 * (i // (rows // 8))] for i in range(a_count)]
+        regs_b[lane, :b_count] = [b[t + 4 * i, g] for i in range(b_count)]
+    at = tuple(np.array(places).T)
+    regs_c[:, :d_count] = c[at].reshape(32, d_count)
+    launch(HEADER + entry(double_body(shape), 3), [regs_c, regs_a, regs_b])
+    found = np.zeros((rows, 8))
+    found[at] = regs_c[:, :d_count].ravel()
+    np.testing.assert_array_equal(found, a @ b + c)
+
+
 LDMATRIX = """.shared .align 16 .b8 s[512];
 """
 
