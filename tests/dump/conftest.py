@@ -27,8 +27,8 @@ def lowered(triton: ModuleType) -> Callable[..., Artifact]:
     """A function's kernel at a level: ``lowered(kernels.add, "ttgir", "*fp32", ..., BLOCK=128)``."""
     from trlaunch.lowering.specialize import bind, compile_function, jit_function
 
-    def lower_to(function: Any, level: str, *args: Any, **keywords: Any) -> Artifact:
+    def lower_to(function: Any, level: str, *args: Any, target: str = "cuda:80", **keywords: Any) -> Artifact:
         bound = bind(jit_function(function), args, keywords)
-        return compile_function(bound, Level(level), Target.parse("cuda:80")).artifact
+        return compile_function(bound, Level(level), Target.parse(target)).artifact
 
     return lower_to

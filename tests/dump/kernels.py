@@ -180,3 +180,16 @@ def not_looked_into(x, out, n, BLOCK: tl.constexpr):
         part = tl.load(x + start + i)
         total += part * (1 + tl.program_id(0))
     tl.store(out + tl.program_id(0) * BLOCK + i, total)
+
+
+@triton.jit
+def placed(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    program = tl.program_id(0)
+    part = tl.load(x + i)
+    for start in range(0, n, BLOCK):
+        part = tl.load(x + start + i)
+        dl.dump(part * 2, start, 1, name="part")
+        dl.dump_grids(part.to(tl.int32), 64, name="grids")
+    dl.dump_boundary(part, offset=2000)
+    tl.store(out + program * BLOCK + i, part + program)

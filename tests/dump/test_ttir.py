@@ -154,15 +154,16 @@ def test_attention(kernels, lowered, level):
 
 
 @LEVELS
-@pytest.mark.parametrize("dtype", ["i8", "i16", "i32", "i64", "fp16", "bf16", "fp32", "fp64", "fp8e5"])
+@pytest.mark.parametrize("dtype", ["i8", "i16", "i32", "i64", "fp16", "bf16", "fp32", "fp64", "fp8e5", "fp8e4nv"])
 def test_every_dtype(kernels, lowered, level, dtype):
     source = RNG.integers(-100, 100, 64)
-    if dtype == "fp8e5":
+    if dtype.startswith("fp8"):
         x = trlaunch.asarray(RNG.integers(0, 0x7B, 64).astype(np.uint8), dtype, device="emulator")
     else:
         x = trlaunch.asarray(source.astype(np.float64 if "f" in dtype else np.int64), dtype, device="emulator")
     out = np.zeros(64, np.float32)
-    kernel = lowered(kernels.converted, level, x, out, BLOCK=64)
+    target = "cuda:90" if dtype == "fp8e4nv" else "cuda:80"
+    kernel = lowered(kernels.converted, level, x, out, BLOCK=64, target=target)
     dump = captured(kernel, at(op="tt.load", label="x"), 1, x, out)["x"]
     assert dump.dtype == dtype
     np.testing.assert_array_equal(dump.values[0], x.numpy())
