@@ -161,7 +161,8 @@ def test_equal_values_do_not_race_and_different_ones_do() -> None:
     assert found(kernel(same + OUT), zeros()) is None
     fault = found(kernel("st.shared.u32 [%r6], %r1; bar.sync 0; ld.shared.u32 %r9, [%r6];" + OUT), zeros())
     assert fault is not None
-    assert "it writes 0x00000000" in str(fault)
+    assert "where another thread stores another value in the same instruction" in str(fault)
+    assert "(it writes 0x00000000, the other 0x00000001)" in str(fault)
 
 
 def test_bytes_are_told_apart() -> None:

@@ -183,7 +183,7 @@ class GlobalRaces:
         bad[one] = True
         record = record.copy()
         record[one] = made[other]
-        self.reports.global_(site, "store", touch, size, record, bad, "store")
+        self.reports.global_(site, "store", touch, size, record, bad, "store", touch.value[other])
 
     def order(self, site: int, touch: Touch) -> None:
         """A strong access orders what CTAs do, if its instruction says so."""

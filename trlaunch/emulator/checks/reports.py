@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,38 @@ _MISSING = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Race:
+    """Access `n` of a touch, and the record of the other one."""
+
+    site: int
+    what: str
+    touch: Touch
+    n: int
+    size: int
+    place: str
+    there: bytes
+    record: Array
+    cta: tuple[int, int, int]
+    other: str
+    rival: Any
+
+    def values(self) -> str:
+        """What is there and what is written, as numbers in hexadecimal."""
+
+        def number(raw: bytes) -> str:
+            return f"{int.from_bytes(raw[: self.size], 'little'):#0{2 + 2 * self.size}x}"
+
+        if not self.there:
+            return ""
+        if self.touch.value is None:
+            return f" (the value there is {number(self.there)})"
+        new = number(self.touch.value[self.n].tobytes())
+        if self.rival is not None:
+            return f" (it writes {new}, the other {number(self.rival.tobytes())})"
+        return f" (it writes {new} over {number(self.there)})"
+
+
 class Reports:
     """Raises, or collects, what the race check of one chunk finds."""
 
@@ -39,22 +72,49 @@ class Reports:
         self.log, self.memory, self.sites, self.findings = log, memory, sites, findings
         self._shared = shared
 
-    def shared(self, site: int, what: str, touch: Touch, size: int, record: Array, bad: Array, other: str) -> None:
-        """An access to shared memory and the records, shape (n, ...), that it races with where `bad` is true."""
+    def shared(
+        self,
+        site: int,
+        what: str,
+        touch: Touch,
+        size: int,
+        record: Array,
+        bad: Array,
+        other: str,
+        rival: Any = None,
+    ) -> None:
+        """An access to shared memory races.
+
+        Parameters
+        ----------
+        record, bad : ndarray, shape (n, ...)
+            What was done there before, and with which of it the lanes' accesses race.
+        other : {"store", "load", "fence"}
+            What the records are; ``fence``: stores that lack one.
+        rival : number, optional
+            What another lane stores in the same instruction.
+        """
         n = int(np.nonzero(bad)[0][0])
-        found = record[bad][:1]
         at = int(touch.address[n])
         offset = int(touch.row[n]) * self._shared.stride + at
         there = bytes(self._shared.flat[1][offset : offset + size])
-        lanes = self._lanes(touch, bad)
-        thread, epoch = int(threads(found)[0]), int(epochs(found)[0])
+        found = record[bad][:1]
         cta = self.log.lane(int(touch.row[n]), 0)[0]
-        self._say(site, f"shared address {at:#x}", what, touch, n, size, there, lanes, cta, thread, epoch, found, other)
+        self._say(_Race(site, what, touch, n, size, f"shared address {at:#x}", there, found, cta, other, rival), bad)
 
-    def global_(self, site: int, what: str, touch: Touch, size: int, record: Array, bad: Array, other: str) -> None:
+    def global_(
+        self,
+        site: int,
+        what: str,
+        touch: Touch,
+        size: int,
+        record: Array,
+        bad: Array,
+        other: str,
+        rival: Any = None,
+    ) -> None:
         """As `shared`, for global memory."""
         n = int(np.nonzero(bad)[0][0])
-        found = record[bad][:1]
         at = int(touch.address[n])
         there = b""
         for r in self.memory.ranges:
@@ -63,14 +123,11 @@ class Reports:
                 there = bytes(r.view(1)[start : start + size])
                 break
         place = f"address {at:#x}, {nearest(at, size, self.memory.ranges)}"
-        threads_of_cta = self.log.lanes[1]
-        linear = int(threads(found)[0])
+        found = record[bad][:1]
         x, y, _ = self.log.grid
-        index = linear // threads_of_cta
+        index = int(threads(found)[0]) // self.log.lanes[1]
         cta = (index % x, index // x % y, index // (x * y))
-        lanes = self._lanes(touch, bad)
-        epoch = int(epochs(found)[0])
-        self._say(site, place, what, touch, n, size, there, lanes, cta, linear % threads_of_cta, epoch, found, other)
+        self._say(_Race(site, what, touch, n, size, place, there, found, cta, other, rival), bad)
 
     def unfinished(self, site: int, row: Array, thread: Array) -> None:
         """Threads that end while what they store is read from their CTA's shared memory."""
@@ -111,51 +168,43 @@ class Reports:
         lanes[touch.row[here], touch.thread[here]] = True
         return lanes
 
-    def _say(
-        self,
-        site: int,
-        place: str,
-        what: str,
-        touch: Touch,
-        n: int,
-        size: int,
-        there: bytes,
-        lanes: Array,
-        cta: tuple[int, int, int],
-        thread: int,
-        epoch: int,
-        found: Array,
-        other: str,
-    ) -> None:
-        before = self.sites.site(int(places(found)[0]))
-        line = self.log.sites[before].line
-        if self.findings.collect and self.findings.again(self.log.kernel, "race", self.log.sites[site].line, line):
+    def _say(self, race: _Race, bad: Array) -> None:
+        before = self.sites.site(int(places(race.record)[0]))
+        sites, module = self.log.sites, self.log.module
+        line = sites[before].line
+        if self.findings.collect and self.findings.again(self.log.kernel, "race", sites[race.site].line, line):
             return
-        text = f"{what} of {size} byte{'s' if size > 1 else ''} at {place}"
-        if other == "fence":
-            text += ", which a store wrote without a fence.proxy.async behind it: the asynchronous proxy may not see it"
-        elif epoch == FLYING:
-            text += f", in the way of {_MISSING[self._kind(before)]}"
-        elif epoch > ASYNC:
-            text += f", in the way of {_MISSING['tensor']}"
-        else:
-            text += f", which no barrier orders after the {self._name(before, other)} below"
-        text += _values(touch, n, there, size)
-        bx, by, _ = self.log.block
-        if thread >= WARPS * 32 and epoch > ASYNC:
-            who = f"a thread of warp {thread & 31}"
-        else:
-            who = f"thread {(thread % bx, thread // bx % by, thread // (bx * by))}"
-        text += f"\n  the {self._name(before, other)}: CTA {cta}, {who}, PTX line {line}: "
-        text += self.log.module.line_text(line)
-        _, chain = source_of(self.log.module, self.log.sites[before].position)
+        name = self._name(before, race.other)
+        text = f"{race.what} of {race.size} byte{'s' if race.size > 1 else ''} at {race.place}, "
+        text += self._relation(race, before, name) + race.values()
+        text += f"\n  the {name}: CTA {race.cta}, {self._who(race)}, PTX line {line}: {module.line_text(line)}"
+        _, chain = source_of(module, sites[before].position)
         if chain:
-            written = source_text(self.log.module, self.log.sites[before].position)
+            written = source_text(module, sites[before].position)
             text += f"\n    at {chain}" + (f": {written}" if written else "")
-        fault = self.log.fault("race", text, site, lanes, int(touch.address[n]))
+        fault = self.log.fault("race", text, race.site, self._lanes(race.touch, bad), int(race.touch.address[race.n]))
         if not self.findings.collect:
             raise fault
         self.findings.add(self.log.kernel, fault, line)
+
+    def _relation(self, race: _Race, before: int, name: str) -> str:
+        epoch = int(epochs(race.record)[0])
+        if race.rival is not None:
+            return "where another thread stores another value in the same instruction"
+        if race.other == "fence":
+            return "which a store wrote without a fence.proxy.async behind it: the asynchronous proxy may not see it"
+        if epoch == FLYING:
+            return f"in the way of {_MISSING[self._kind(before)]}"
+        if epoch > ASYNC:
+            return f"in the way of {_MISSING['tensor']}"
+        return f"which no barrier orders after the {name} below"
+
+    def _who(self, race: _Race) -> str:
+        thread = int(threads(race.record)[0]) % (self.log.lanes[1] if race.place.startswith("address") else 1 << 30)
+        if thread >= WARPS * 32:
+            return f"a thread of warp {thread & 31}"
+        x, y, _ = self.log.block
+        return f"thread {(thread % x, thread // x % y, thread // (x * y))}"
 
     def _kind(self, site: int) -> str:
         opcode = self.log.sites[site].opcode
@@ -168,14 +217,3 @@ class Reports:
         if opcode.startswith("mbarrier"):
             return ".".join(opcode.split(".")[:2])
         return {"fence": "store", "store": "write", "load": "read"}[other]
-
-
-def _values(touch: Touch, n: int, there: bytes, size: int) -> str:
-    """What is there and what is written, as numbers in hexadecimal."""
-    if not there:
-        return ""
-    old = f"{int.from_bytes(there, 'little'):#0{2 + 2 * size}x}"
-    if touch.value is None:
-        return f" (the value there is {old})"
-    new = int.from_bytes(touch.value[n].tobytes()[:size], "little")
-    return f" (it writes {new:#0{2 + 2 * size}x} over {old})"

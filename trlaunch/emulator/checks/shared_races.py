@@ -136,7 +136,7 @@ class SharedRaces:
         bad[one] = True
         record = record.copy()
         record[one] = made[other]
-        self.reports.shared(site, "store", touch, size, record, bad, "store")
+        self.reports.shared(site, "store", touch, size, record, bad, "store", touch.value[other])
 
     # Asynchronous work.
 
