@@ -40,6 +40,13 @@ static int read(void *object, DLTensor *out) {
 static int stream(int type, int ordinal, void **out) { *out = 0; return 0; }
 struct { unsigned major, minor; void *previous, *others[3], *read, *stream; } table =
     {1, 3, 0, {0}, read, stream};
+
+typedef struct { void *data; int type, device, dtype; } Held;
+int held_data(Held **t, void **out) { *out = (*t)->data; return 0; }
+int held_type(Held **t, int *out) { *out = (*t)->type; return 0; }
+int held_device(Held **t, int *out) { *out = (*t)->device; return 0; }
+int held_dtype(Held **t, int *out) { *out = (*t)->dtype; return 0; }
+int held_stream(int device, void **out) { *out = 0; return 0; }
 """
 
 SCRIPT = """
@@ -48,8 +55,10 @@ sys.path.insert(0, sys.argv[1])
 import _launcher as n
 
 class Pointer:
+    __slots__ = ("address",)
     def __init__(self, address): self.address = address
 class Array:
+    __slots__ = ("_native",)
     def __init__(self, address): self._native = (address, 2, 0, 10)
 class Descriptor: pass
 n.know(Pointer, Array, Descriptor, int)
@@ -59,13 +68,23 @@ functions.append(0)
 new = ctypes.pythonapi.PyCapsule_New
 new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 class Tensor:
-    __dlpack_c_exchange_api__ = new(ctypes.addressof(ctypes.c_int.in_dll(driver, "table")), b"dlpack_exchange_api", None)
+    table = ctypes.c_int.in_dll(driver, "table")
+    __dlpack_c_exchange_api__ = new(ctypes.addressof(table), b"dlpack_exchange_api", None)
     def __init__(self, address): pass
-assert n.know_tensors(Tensor, {}, int)
+class Held(ctypes.Structure):  # it has the address of these fields inside of it, as a tensor has its TensorImpl's
+    _fields_ = (("data", ctypes.c_void_p), ("type", ctypes.c_int), ("device", ctypes.c_int), ("dtype", ctypes.c_int))
+    def __init__(self, address): super().__init__(address, 1, 0, 6)
+if sys.argv[2].startswith("handles"):
+    n.know_tensors(Held, {}, int)
+    address = lambda name: ctypes.cast(getattr(driver, "held_" + name), ctypes.c_void_p).value
+    readers = tuple(map(address, ("data", "type", "device", "dtype", "stream")))
+    n.know_handles(object.__basicsize__, readers, 1, 2, bytes([255] * 6 + [10] + [255] * 57))
+else:
+    assert n.know_tensors(Tensor, {}, int)
 
 class Launched:
     __slots__ = ("_launches",)
-n.know_launched(Launched._launches)
+n.know_launched(Launched)
 
 class Kernel(Launched):
     def explain(self, *given): raise SystemExit("explained")
@@ -82,7 +101,7 @@ class Kernel(Launched):
         self._launches.add(plan, True)
 
 what, count = sys.argv[2], int(sys.argv[3])
-kind = {"pointers": Pointer, "arrays": Array, "tensors": Tensor}.get(what.split()[0], Array)
+kind = {"pointers": Pointer, "arrays": Array, "tensors": Tensor, "handles": Held}.get(what.split()[0], Array)
 pointers, ints = {"none": (0, 0), "5": (5, 9), "40": (40, 18)}[what.split()[-1]]
 kernel = Kernel(pointers, ints)
 arguments = [*(kind(4096 * (i + 1)) for i in range(pointers)), *range(3, 3 + ints)]
@@ -125,7 +144,7 @@ def instructions(folder, what):
     return total / LAUNCHES
 
 
-@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "tensors 5", "arrays 40"])
+@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "tensors 5", "handles 5", "arrays 40"])
 def test_a_launch_costs_no_more_instructions_than_it_did(folder, what):
     kept = json.loads(KEPT.read_text())[what]
     found = instructions(folder, what)

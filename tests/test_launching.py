@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.launcher import build_launcher
+from tests.launcher import build_launcher, compile_c
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,82 @@ print(Tensor.reads, explained)
     for table, reads in (("with_table()", 6), ("with_table(2)", 0), ("", 0)):
         recorded = fakecuda.run(mode.prefix + SETUP + TORCH + table + script, env=mode.env)
         assert recorded.stdout.split() == [str(reads if mode.name == "native" else 0), "1"]
+
+
+SHIM = """
+typedef struct { void *data; int type, device, dtype; } Tensor;
+int reads;
+int aoti_torch_device_type_cpu(void) { return 0; }
+int aoti_torch_device_type_cuda(void) { return 1; }
+int aoti_torch_get_data_ptr(Tensor **t, void **out) { reads++; *out = (*t)->data; return 0; }
+int aoti_torch_get_device_type(Tensor **t, int *out) { *out = (*t)->type; return 0; }
+int aoti_torch_get_device_index(Tensor **t, int *out) { *out = (*t)->device; return 0; }
+int aoti_torch_get_dtype(Tensor **t, int *out) { *out = (*t)->dtype; return WRONG; }
+"""
+
+# A ctypes structure has the address of its bytes inside of it, as a tensor has that of its TensorImpl.
+HANDLES = (
+    TORCH
+    + """
+class Tensor(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_uint64), ("kind", ctypes.c_int), ("ordinal", ctypes.c_int),
+                ("number", ctypes.c_int))
+    NUMBERS = {name: i for i, name in enumerate(NUMBERS)}
+    def __init__(self, address, dtype="float32", device="cuda:0"):
+        kind, _, ordinal = device.partition(":")
+        super().__init__(address, kind == "cuda", int(ordinal or 0) if kind == "cuda" else -1, Tensor.NUMBERS[dtype])
+        self.dtype, self.device = getattr(torch, dtype), types.SimpleNamespace(type=kind, index=int(ordinal or 0))
+        self.shape = (1024,)
+    _cdata = property(ctypes.addressof)
+    def data_ptr(self): return self.address
+    def get_device(self): return self.ordinal
+    def stride(self): return (1,)
+    def element_size(self): return 4
+    is_cuda = property(lambda self: self.kind == 1)
+torch.Tensor, torch.__file__ = Tensor, FOLDER + "/torch/__init__.py"
+torch.empty = lambda size, dtype, device: Tensor(4096, dtype.name, device)
+torch.cuda = types.SimpleNamespace(is_initialized=lambda: True, current_device=lambda: 0)
+Tensor.__module__ = "torch"
+"""
+)
+
+
+@pytest.mark.parametrize("wrong", [0, 1], ids=["as it says", "refusing"])
+def test_torch_tensors_are_read_by_its_c_interface(fakecuda, mode, tmp_path, wrong):
+    folder = tmp_path / "torch" / "lib"
+    folder.mkdir(parents=True)
+    (tmp_path / "shim.c").write_text(SHIM)
+    compile_c(tmp_path / "shim.c", folder / "libtorch_cpu.so", f"-DWRONG={wrong}")
+    lines, long, short = same(
+        fakecuda,
+        mode,
+        f"FOLDER = {str(tmp_path)!r}"
+        + HANDLES
+        + """
+contexts = [primary(1), primary(0)]
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+streams = [int(cuda("cuStreamCreate", 0)) for _ in range(2)]
+good = [Tensor(BASE + 4096 * i) for i in range(3)]
+for step in range(6):
+    current[0] = streams[step % 2]
+    attempt(kernel, 4, *good, 1024)
+    attempt(kernel.bind(grid=4, stream=streams[1]), *good, 1024)
+bad = [Tensor(BASE, device="cpu"), Tensor(BASE, device="cuda:1"), Tensor(BASE + 4), Tensor(BASE, "float16"),
+       Tensor(BASE, "int32"), Tensor(BASE, "complex64"), Tensor(0), None]
+for position in range(3):
+    for value in bad:
+        attempt(kernel, 4, *good[:position], value, *good[position + 1:], 1024)
+reads = ctypes.c_int.in_dll(ctypes.CDLL(FOLDER + "/torch/lib/libtorch_cpu.so"), "reads").value
+with open(FOLDER + "/reads", "w") as file:
+    file.write(str(reads))
+""",
+        devices=(90, 90),
+    )
+    assert sum(line.startswith("ArgumentError") for line in lines) >= 15
+    assert short < long - 9
+    # All 9 dtypes are looked at, and a refusal ends it; then each launch reads 3 tensors.
+    reads = int((tmp_path / "reads").read_text())
+    assert reads == 0 if mode.name == "python" else reads <= 9 if wrong else reads > 36
 
 
 def test_every_device_and_context(fakecuda, mode):

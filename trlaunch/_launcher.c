@@ -72,15 +72,34 @@ static int dtype_of(uint8_t code, uint8_t bits, uint16_t lanes) {
 static struct { PyTypeObject *type; const Exchange *api; } tensor_types[MAX_TYPES];
 static int tensor_type_count;
 static PyObject *tensor_dtypes;  /* dict: torch dtype -> number of dtype_of */
+
+/*
+ * Reading a tensor_types[0] by the functions of torch's stable C interface (torch/csrc/inductor/aoti_torch/c/shim.h),
+ * which take the at::Tensor inside of the Python object (torch/csrc/autograd/python_variable.h). The exchange table does
+ * the same behind pybind11's casts, which takes ten times as long. Without a table, too.
+ */
+typedef int32_t (*handle_pointer)(void *tensor, void **out);
+typedef int32_t (*handle_number)(void *tensor, int32_t *out);
+typedef int32_t (*handle_stream)(int32_t device, void **out);
+static struct {
+    Py_ssize_t offset; /* of the at::Tensor; 0: there is no such way */
+    handle_pointer data;
+    handle_number device_type, device, dtype;
+    handle_stream stream; /* may be null */
+    int32_t torch_type, dlpack_type;
+    int8_t numbers[64]; /* torch's ScalarType -> number of dtype_of, or -1 */
+} handles;
+enum { SCALAR_TYPE = 1U << 31 };
 static PyObject *tensor_stream;  /* torch's function: device ordinal -> handle */
 static PyTypeObject *pointer_type, *array_type, *descriptor_type;
+static Py_ssize_t pointer_offset, array_offset; /* of the slots `address` and `_native` */
 static PyTypeObject *foreign_descriptor_type; /* Triton's */
 static PyObject *stream_handle;  /* trlaunch.streams.handle */
 
 static PyTypeObject *launched_type; /* has its plans in a slot */
 static Py_ssize_t launched_offset;
 
-static PyObject *s_stream, *s_device, *s_address, *s_native, *s_data_ptr, *s_get_device, *s_dtype,
+static PyObject *s_stream, *s_device, *s_data_ptr, *s_get_device, *s_dtype,
     *s_tensor, *s_base, *s_shape, *s_strides, *s_block_shape, *s_padding, *s_tf32, *s_zero, *s_nan;
 
 /* ---- what a kernel takes on one device ----------------------------------------------------------------------- */
@@ -459,6 +478,44 @@ static inline int small(PyObject *object, int64_t *out) {
     return 1;
 }
 
+static inline PyObject *slot_of(PyObject *object, Py_ssize_t offset) { return *(PyObject **)((char *)object + offset); }
+
+/* An address in an int; 0 for what is none, and for null. */
+static inline uint64_t address_of(PyObject *number) {
+    if (!number || !PyLong_CheckExact(number)) return 0;
+#if PYLONG_BITS_IN_DIGIT == 30 && PY_VERSION_HEX < 0x030E0000 /* an address has two digits */
+    const digit *digits;
+#if PY_VERSION_HEX >= 0x030C0000
+    digits = ((PyLongObject *)number)->long_value.ob_digit;
+    if (((PyLongObject *)number)->long_value.lv_tag == 2 << 3) /* positive */
+#else
+    digits = ((PyLongObject *)number)->ob_digit;
+    if (Py_SIZE(number) == 2)
+#endif
+        return (uint64_t)digits[0] | (uint64_t)digits[1] << 30;
+#endif
+    uint64_t address = PyLong_AsUnsignedLongLong(number);
+    if (address == UINT64_MAX && PyErr_Occurred()) {
+        PyErr_Clear();
+        return 0;
+    }
+    return address;
+}
+
+/* trlaunch's array: its `_native` is (address, DLPack device type, ordinal, dtype). */
+static inline int read_array(PyObject *object, Tensor *out) {
+    PyObject *native = slot_of(object, array_offset);
+    int64_t kind, ordinal, dtype;
+    if (!native || !PyTuple_CheckExact(native) || PyTuple_GET_SIZE(native) != 4) return UNUSUAL;
+    if (!small(PyTuple_GET_ITEM(native, 1), &kind) || !small(PyTuple_GET_ITEM(native, 2), &ordinal)) return UNUSUAL;
+    if (!small(PyTuple_GET_ITEM(native, 3), &dtype) || dtype < 0 || dtype > 63) return UNUSUAL;
+    out->address = address_of(PyTuple_GET_ITEM(native, 0));
+    out->device_type = (int)kind;
+    out->ordinal = (int)ordinal;
+    out->dtype = (int)dtype;
+    return out->address ? DONE : UNUSUAL;
+}
+
 /* torch's tensor by its Python methods, where the type has no exchange table. */
 static int read_by_methods(PyObject *object, Tensor *out) {
     PyObject *number = PyObject_CallMethodNoArgs(object, s_data_ptr);
@@ -502,21 +559,7 @@ static inline int read_tensor(PyObject *object, Tensor *out) {
     if (type == array_type) {
         out->is_torch = 0;
         out->api = NULL;
-        PyObject *native = PyObject_GetAttr(object, s_native); /* (address, DLPack device type, ordinal, dtype) */
-        if (!native) return unusual();
-        int64_t kind, ordinal, dtype;
-        int fits = PyTuple_CheckExact(native) && PyTuple_GET_SIZE(native) == 4
-            && small(PyTuple_GET_ITEM(native, 1), &kind) && small(PyTuple_GET_ITEM(native, 2), &ordinal)
-            && small(PyTuple_GET_ITEM(native, 3), &dtype);
-        if (fits) {
-            out->address = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(native, 0));
-            out->device_type = (int)kind;
-            out->ordinal = (int)ordinal;
-            out->dtype = (int)dtype;
-        }
-        Py_DECREF(native);
-        if (PyErr_Occurred()) return unusual();
-        return fits && out->address && out->dtype >= 0 ? DONE : UNUSUAL;
+        return read_array(object, out);
     }
     return UNUSUAL;
 }
@@ -556,11 +599,10 @@ static int place_address(Packing *p, const Slot *s, uint64_t address) {
 
 static inline int place_pointer(Packing *p, const Slot *s, PyObject *value) {
     if (Py_TYPE(value) == pointer_type) {
-        PyObject *number = PyObject_GetAttr(value, s_address);
-        if (!number) return unusual();
+        PyObject *number = slot_of(value, pointer_offset);
+        if (!number) return UNUSUAL;
         uint64_t address = PyLong_AsUnsignedLongLong(number);
-        Py_DECREF(number);
-        return PyErr_Occurred() ? unusual() : place_address(p, s, address);
+        return address == UINT64_MAX && PyErr_Occurred() ? unusual() : place_address(p, s, address);
     }
     Tensor t;
     if (!read_tensor(value, &t)) return UNUSUAL;
@@ -896,6 +938,37 @@ static int pack_named(Packing *p, const Call *call, int settings) {
     return left == 0;
 }
 
+/* The address of a torch tensor that is on the plan's device and of a dtype that fits, by the functions of `handles`. */
+static inline int read_handle(const Plan *plan, Slot *s, PyObject *value, uint64_t *address) {
+    void *handle = (char *)value + handles.offset, *data = NULL;
+    int32_t type = -1, device = -1, dtype = -1;
+    int failed = handles.device_type(handle, &type) | handles.device(handle, &device) | handles.dtype(handle, &dtype);
+    if (failed | (type != handles.torch_type) | (plan->device_type != handles.dlpack_type) | (device != plan->ordinal))
+        return UNUSUAL;
+    if (handles.data(handle, &data) || !data) return UNUSUAL;
+    if (((uint32_t)dtype | SCALAR_TYPE) != s->usual) {
+        if ((uint32_t)dtype > 63 || handles.numbers[dtype] < 0 || !(s->dtypes >> handles.numbers[dtype] & 1)) return UNUSUAL;
+        s->usual = (uint32_t)dtype | SCALAR_TYPE;
+    }
+    *address = (uint64_t)(uintptr_t)data;
+    return DONE;
+}
+
+/* The same by the exchange table. */
+static inline int read_usual(const Plan *plan, Slot *s, PyObject *value, const Exchange *api, uint64_t *address) {
+    DLTensor view;
+    if (api->tensor_from_object(value, &view)) return unusual();
+    uint32_t dtype = view.code | (uint32_t)view.bits << 8 | (uint32_t)view.lanes << 16;
+    if (view.device_type != plan->device_type || view.device_id != plan->ordinal || !view.data) return UNUSUAL;
+    if (dtype != s->usual) {
+        int known = dtype_of(view.code, view.bits, view.lanes);
+        if (known < 0 || !(s->dtypes >> known & 1)) return UNUSUAL;
+        s->usual = dtype;
+    }
+    *address = (uint64_t)(uintptr_t)view.data + view.byte_offset;
+    return DONE;
+}
+
 /*
  * The arguments that nearly all are, without a call for each: small ints for 32 bits, and tensors with an exchange table
  * that are where and what the last one was. Returns how many it took; what comes then is for `place`.
@@ -903,40 +976,44 @@ static int pack_named(Packing *p, const Call *call, int settings) {
 static inline Py_ssize_t pack_usual(Packing *p, const Call *call, Py_ssize_t i) {
     const Plan *plan = p->plan;
     Slot *s = plan->slots + p->position, *end = plan->slots + plan->count;
-    PyTypeObject *tensor = tensor_types[0].api ? tensor_types[0].type : NULL;
     const Exchange *api = tensor_types[0].api;
+    PyTypeObject *tensor = api || handles.offset ? tensor_types[0].type : NULL;
     unsigned char *data = p->data;
-    int tensors = 0;
+    int tensors = 0, arrays = 0;
     for (; i < call->count && s < end; i++, s++) {
         PyObject *value = call->args[i];
-        if (Py_TYPE(value) == &PyLong_Type) {
+        PyTypeObject *type = Py_TYPE(value);
+        uint64_t address;
+        if (type == &PyLong_Type) {
             int64_t number;
             if (s->kind != INTEGER || s->size != 4 || !small(value, &number)) break;
             if ((uint64_t)(number - s->low) > s->high - (uint64_t)s->low || (uint64_t)number & s->below) break;
             memcpy(data + s->offset, &number, 4);
-        } else {
-            DLTensor view;
-            if (Py_TYPE(value) != tensor || s->kind != POINTER) break;
-            if (api->tensor_from_object(value, &view)) {
-                PyErr_Clear();
-                break;
-            }
-            uint32_t dtype = view.code | (uint32_t)view.bits << 8 | (uint32_t)view.lanes << 16;
-            if (view.device_type != plan->device_type || view.device_id != plan->ordinal || !view.data) break;
-            if (dtype != s->usual) {
-                int known = dtype_of(view.code, view.bits, view.lanes);
-                if (known < 0 || !(s->dtypes >> known & 1)) break;
-                s->usual = dtype;
-            }
-            uint64_t address = (uint64_t)(uintptr_t)view.data + view.byte_offset;
-            if (address & s->below) break;
-            memcpy(data + s->offset, &address, 8);
-            tensors = 1;
+            continue;
         }
+        if (s->kind != POINTER) break;
+        if (type == tensor) {
+            if (handles.offset ? !read_handle(plan, s, value, &address) : !read_usual(plan, s, value, api, &address)) break;
+            tensors = 1;
+        } else if (type == array_type) {
+            Tensor t;
+            if (!read_array(value, &t) || t.device_type != plan->device_type || t.ordinal != plan->ordinal) break;
+            if (!(s->dtypes >> t.dtype & 1)) break;
+            address = t.address;
+            arrays = 1;
+        } else if (type == pointer_type) {
+            address = address_of(slot_of(value, pointer_offset));
+            if (!address) break; /* or null, for others to look at */
+        } else {
+            break;
+        }
+        if (address & s->below) break;
+        memcpy(data + s->offset, &address, 8);
     }
     p->position = (int)(s - plan->slots);
+    if (tensors | arrays) p->located = 1;
     if (tensors) {
-        p->located = p->is_torch = 1;
+        p->is_torch = 1;
         p->api = api;
     }
     return i;
@@ -1010,7 +1087,10 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
     if (!call->has_stream && p->is_torch) {
         void *current = NULL;
         int found = 1;
-        if (p->api) {
+        if (handles.stream && plan->device_type == handles.dlpack_type) {
+            found = !handles.stream(plan->ordinal, &current);
+            stream = (uint64_t)(uintptr_t)current;
+        } else if (p->api) {
             found = !p->api->current_stream(plan->device_type, plan->ordinal, &current);
             stream = (uint64_t)(uintptr_t)current;
         } else {
@@ -1305,12 +1385,27 @@ static void keep_object(PyObject **where, PyObject *object) {
     Py_XDECREF(old);
 }
 
+/* Where the objects of a type have a slot; -1, with an error, when it is none. */
+static Py_ssize_t slot_offset(PyObject *type, const char *name) {
+    PyObject *member = PyObject_GetAttrString(type, name);
+    if (!member) return -1;
+    Py_ssize_t found = -1;
+    if (Py_TYPE(member) == &PyMemberDescr_Type && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
+        found = ((PyMemberDescrObject *)member)->d_member->offset;
+    else PyErr_Format(PyExc_TypeError, "expected %R to have a slot %s", type, name);
+    Py_DECREF(member);
+    return found;
+}
+
 static PyObject *know(PyObject *module, PyObject *args) {
     PyObject *pointer, *array, *descriptor, *handle;
     (void)module;
     if (!PyArg_ParseTuple(args, "O!O!O!O", &PyType_Type, &pointer, &PyType_Type, &array, &PyType_Type, &descriptor,
                           &handle))
         return NULL;
+    Py_ssize_t at[2] = {slot_offset(pointer, "address"), 0};
+    if (at[0] < 0 || (at[1] = slot_offset(array, "_native")) < 0) return NULL;
+    pointer_offset = at[0], array_offset = at[1];
     keep_type(&pointer_type, pointer);
     keep_type(&array_type, array);
     keep_type(&descriptor_type, descriptor);
@@ -1318,13 +1413,14 @@ static PyObject *know(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* The type of kernels, by the descriptor of the slot that has their plans. */
-static PyObject *know_launched(PyObject *module, PyObject *member) {
+/* The type of kernels, which have their plans in a slot. */
+static PyObject *know_launched(PyObject *module, PyObject *type) {
     (void)module;
-    if (Py_TYPE(member) != &PyMemberDescr_Type || ((PyMemberDescrObject *)member)->d_member->type != T_OBJECT_EX)
-        return PyErr_Format(PyExc_TypeError, "expected the descriptor of a slot");
-    keep_type(&launched_type, (PyObject *)PyDescr_TYPE(member));
-    launched_offset = ((PyMemberDescrObject *)member)->d_member->offset;
+    if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "expected a type");
+    Py_ssize_t at = slot_offset(type, "_launches");
+    if (at < 0) return NULL;
+    keep_type(&launched_type, type);
+    launched_offset = at;
     Py_RETURN_NONE;
 }
 
@@ -1366,6 +1462,31 @@ static PyObject *know_tensors(PyObject *module, PyObject *args) {
     return PyBool_FromLong(api != NULL);
 }
 
+static PyObject *know_handles(PyObject *module, PyObject *args) {
+    long long offset;
+    int torch_type, dlpack_type;
+    unsigned long long data, device_type, device, dtype, stream;
+    const char *numbers;
+    Py_ssize_t count;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "L(KKKKK)iiy#", &offset, &data, &device_type, &device, &dtype, &stream, &torch_type,
+                          &dlpack_type, &numbers, &count))
+        return NULL;
+    if (!tensor_type_count || offset < (long long)sizeof(PyObject) || count != sizeof handles.numbers || !data
+        || !device_type || !device || !dtype || offset + 8 > tensor_types[0].type->tp_basicsize)
+        return PyErr_Format(PyExc_ValueError, "handles whose numbers do not fit together");
+    handles.data = (handle_pointer)(uintptr_t)data;
+    handles.device_type = (handle_number)(uintptr_t)device_type;
+    handles.device = (handle_number)(uintptr_t)device;
+    handles.dtype = (handle_number)(uintptr_t)dtype;
+    handles.stream = (handle_stream)(uintptr_t)stream;
+    handles.torch_type = torch_type;
+    handles.dlpack_type = dlpack_type;
+    memcpy(handles.numbers, numbers, sizeof handles.numbers);
+    handles.offset = (Py_ssize_t)offset;
+    Py_RETURN_NONE;
+}
+
 static PyObject *read_as_tuple(PyObject *module, PyObject *object) {
     Tensor t;
     (void)module;
@@ -1375,10 +1496,12 @@ static PyObject *read_as_tuple(PyObject *module, PyObject *object) {
 
 static PyMethodDef functions[] = {
     {"know", know, METH_VARARGS, "know(pointer, array, descriptor, stream_handle): trlaunch's own types."},
-    {"know_launched", know_launched, METH_O, "know_launched(slot): where kernels have their plans."},
+    {"know_launched", know_launched, METH_O, "know_launched(type): of kernels, which have their plans in a slot."},
     {"know_descriptor", know_descriptor, METH_O, "know_descriptor(type): Triton's TensorDescriptor."},
     {"know_tensors", know_tensors, METH_VARARGS,
      "know_tensors(type, dtypes, current_stream): torch's tensors. Whether they are read by the exchange table."},
+    {"know_handles", know_handles, METH_VARARGS,
+     "know_handles(offset, functions, torch_type, dlpack_type, numbers): torch's tensors by its C interface."},
     {"read", read_as_tuple, METH_O, "read(tensor): (address, DLPack device type, ordinal, dtype), or None."},
     {NULL, NULL, 0, NULL}};
 
@@ -1388,8 +1511,7 @@ static int fill(PyObject *module) {
     return -1;
 #endif
     static struct { PyObject **where; const char *text; } texts[] = {
-        {&s_stream, "stream"}, {&s_device, "device"}, {&s_address, "address"},
-        {&s_native, "_native"}, {&s_data_ptr, "data_ptr"}, {&s_get_device, "get_device"}, {&s_dtype, "dtype"},
+        {&s_stream, "stream"}, {&s_device, "device"}, {&s_data_ptr, "data_ptr"}, {&s_get_device, "get_device"}, {&s_dtype, "dtype"},
         {&s_tensor, "tensor"}, {&s_base, "base"}, {&s_shape, "shape"}, {&s_strides, "strides"},
         {&s_block_shape, "block_shape"}, {&s_padding, "padding"}, {&s_tf32, "round_f32_to_tf32"}, {&s_zero, "zero"},
         {&s_nan, "nan"}};

@@ -25,7 +25,8 @@ from trlaunch.packing import Packer, reinterprets
 from trlaunch.scalars import SCALARS
 from trlaunch.signature import Param, category
 from trlaunch.tensor_descriptor import TensorDescriptor
-from trlaunch.tensors import Pointer, dlpack_numbers, dtype_name
+from trlaunch.tensors import Pointer, dlpack_numbers
+from trlaunch.torch_tensors import torch_dtypes, torch_handles
 
 if TYPE_CHECKING:
     from trlaunch.cuda.direct import DirectLaunch
@@ -54,7 +55,7 @@ def _load() -> tuple[str, Any]:
     except ImportError:  # not built, or a Python that it does not serve
         return "python", None
     _launcher.know(Pointer, DeviceArray, TensorDescriptor, streams.handle)
-    _launcher.know_launched(vars(Launched)["_launches"])
+    _launcher.know_launched(Launched)
     return "native", _launcher
 
 
@@ -234,11 +235,12 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
 
 
 _torch: Any = None
+_handled = False
 
 
 def _know_torch() -> None:
     """Tell the native launcher of torch's tensors and Triton's descriptors once they are imported."""
-    global _torch
+    global _torch, _handled
     torch = sys.modules.get("torch")
     if torch is not None and torch is not _torch:
         stream = getattr(getattr(torch, "_C", None), "_cuda_getCurrentRawStream", None)
@@ -247,16 +249,15 @@ def _know_torch() -> None:
             for kind in dict.fromkeys((torch.Tensor, getattr(getattr(torch, "nn", None), "Parameter", torch.Tensor))):
                 _native.know_tensors(kind, dtypes, stream)
             _torch = torch
+    cuda = getattr(_torch, "cuda", None)
+    if not _handled and cuda is not None and cuda.is_initialized():  # before, there is no tensor on a GPU
+        handles = torch_handles(_torch)
+        _handled = True
+        if handles is not None:
+            _native.know_handles(*handles)
     triton = sys.modules.get("triton.tools.tensor_descriptor")
     if triton is not None and hasattr(triton, "TensorDescriptor"):
         _native.know_descriptor(triton.TensorDescriptor)
-
-
-def torch_dtypes(torch: Any) -> dict[Any, int]:
-    """The number of `dlpack_numbers` of each of torch's dtypes."""
-    numbers = dlpack_numbers()
-    named = {kind: dtype_name(kind) for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
-    return {kind: numbers[name] for kind, name in named.items() if name in numbers}
 
 
 # --- the method of Kernel --------------------------------------------------------------------------------------------

@@ -23,7 +23,13 @@ __all__ = ["DeviceArray", "asarray", "empty"]
 _NUMBERS = dlpack_numbers()
 
 
-class DeviceArray:
+class _Native:
+    """What has, in one piece, all that a launch needs to know: address, DLPack's device type and ordinal, dtype."""
+
+    __slots__ = ("_native",)
+
+
+class DeviceArray(_Native):
     """A C-contiguous array in a device's memory, freed with the object.
 
     Other libraries take it without a copy: by ``__cuda_array_interface__`` and DLPack on a GPU, by
@@ -53,7 +59,6 @@ class DeviceArray:
             self.nbytes *= size
         driver = get(self.device.driver)
         self.address = driver.allocate(self.nbytes, self.device.ordinal) if self.nbytes else 0
-        # For launches: all that one needs to know, in one piece.
         self._native = (self.address, *self.__dlpack_device__(), _NUMBERS["i1" if name == "u1" else name])
         if self.nbytes:
             weakref.finalize(self, driver.free, self.address, self.device.ordinal).atexit = False
