@@ -83,8 +83,11 @@ if TRANSCRIPTS:
         seen = cuda_gdb.parse(path.read_text("utf-8"))
         dump = CoreDump(path.with_name(path.name.replace(".cuda-gdb.txt", ".nvcudmp.xz")))
         if seen.exception is None:  # a trap, an assert: where the threads are
-            assert dump.exceptions == ()
-            assert cuda_gdb.entry_of(dump, seen.focus).block is not None
+            kinds = {entry.exception.kind for entry in dump.exceptions}
+            assert kinds == ({"assert"} if "Assertion failed." in seen.text else set())
+            entry = cuda_gdb.entry_of(dump, seen.focus)
+            assert entry.block == seen.focus["block"]
+            assert f"<{entry.function}+{entry.offset}>" in seen.text
         else:
             cuda_gdb.same(dump, seen)
 

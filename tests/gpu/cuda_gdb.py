@@ -126,6 +126,6 @@ def same(dump: CoreDump, seen: Seen) -> None:
     assert {i: lane.registers[i] for i in shown if i < count} == {i: v for i, v in shown.items() if i < count}
 
 
-def _plain(text: str) -> str:
-    """An instruction without what is laid out differently."""
-    return re.sub(r"[\s;]", "", text)
+def _plain(text: str) -> list[str]:
+    """The words of an instruction: cuda-gdb 13.0 puts the operands of copies in another order than nvdisasm."""
+    return sorted(re.findall(r"[\w.!@+-]+", text))

@@ -19,6 +19,20 @@ pytestmark = pytest.mark.gpu
 EXACT = ("max.f32", "sub.f32", "setp.lt.s32", "mul.lo.s32", "and.b32", "or.b32", "shl.b32", "mad.wide.s32")
 
 
+#: Threads that reduce what the warps left in shared memory; the others' registers hold nothing that means anything.
+WARPS = 4
+
+
+def between_warps(text: list[str], line: int) -> bool:
+    """Whether a line is behind a guarded load of shared memory, and before the next barrier."""
+    for before in reversed(text[: line - 1]):
+        if "bar.sync" in before:
+            return False
+        if re.search(r"@%p\d+ ld\.shared", before):
+            return True
+    return False
+
+
 @pytest.mark.parametrize("release", ["3.2.0", "3.6.0", "3.9.0"])
 def test_registers_of_softmax_are_those_of_the_emulator(release: str) -> None:
     case = corpus.find(release, "cuda:80", "softmax_kernel")
@@ -41,7 +55,9 @@ def test_registers_of_softmax_are_those_of_the_emulator(release: str) -> None:
     for n, (where, name) in enumerate(targets):
         dump, history = run.dumps[f"v{n}"], traced[name].at(where)
         np.testing.assert_array_equal(dump.written, history.written[..., 0])
-        if dump.values.tobytes() != np.ascontiguousarray(history.values[..., 0]).tobytes():
+        threads = WARPS if between_warps(text, where) else dump.values.shape[-1]
+        found, wanted = dump.values[..., :threads], history.values[..., :threads, 0]
+        if np.ascontiguousarray(found).tobytes() != np.ascontiguousarray(wanted).tobytes():
             wrong.append((where, name, text[where - 1].strip()))
     assert not wrong
 
