@@ -30,6 +30,8 @@ __all__ = ["Engine", "Goal", "Place", "Stop"]
 
 #: Lanes that run in lockstep while a kernel is debugged: all of its registers are kept.
 _LANES = 8192
+#: How often Ctrl-C is pressed until a launch that does not stop is left alone.
+_PATIENCE = 3
 
 
 class _Quit(BaseException):
@@ -175,14 +177,17 @@ class Engine(Instrument):
         self._wait()
 
     def _wait(self) -> None:
+        asked = 0
         while True:
             try:
                 self._to_front.acquire()
                 return
             except KeyboardInterrupt:
-                if self._interrupted:  # for the second time: a single instruction takes that long
-                    raise
                 self._interrupted = True
+                asked += 1
+                if asked == _PATIENCE:  # not even an instruction ends: give the launch up
+                    self.finished = self._quitting = True
+                    raise
 
     def close(self) -> None:
         """End the launch wherever it is."""
