@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trlaunch import hook_switch
 from trlaunch.artifact import Artifact, Level
@@ -31,10 +31,15 @@ from trlaunch.lowering.specialize import runtime_leaves, without_const
 from trlaunch.lowering.triton_compiler import active_attribute, load, release_number
 from trlaunch.metadata import Metadata
 
+if TYPE_CHECKING:
+    from trlaunch.dump.read import Run
+
 __all__ = ["TritonPatch", "patch_triton"]
 
 
-def patch_triton(device: str | Device | None = None, *, check: str = "error") -> TritonPatch:
+def patch_triton(
+    device: str | Device | None = None, *, check: str = "error", dump: Mapping[str, Any] | None = None
+) -> TritonPatch:
     """Launch Triton's kernels through trlaunch, from this call on.
 
     As a context manager it ends with the block; else `TritonPatch.stop` ends it. Kernels that were loaded before are
@@ -49,6 +54,9 @@ def patch_triton(device: str | Device | None = None, *, check: str = "error") ->
         and the current stream are those of the driver that was active.
     check : {"error", "warn"}
         Whether an error of the audit refuses a launch.
+    dump : mapping of str to request or sequence of them, optional
+        By the name of a kernel, values of its TTGIR that each launch captures, as ``trlaunch.Kernel`` takes them;
+        `TritonPatch.runs` has what the last launch of each captured.
 
     Raises
     ------
@@ -60,17 +68,25 @@ def patch_triton(device: str | Device | None = None, *, check: str = "error") ->
     >>> with trlaunch.patch_triton():       # doctest: +SKIP
     ...     library.softmax(x)
     """
-    return TritonPatch(device, check).start()
+    return TritonPatch(device, check, dump).start()
 
 
 class TritonPatch:
-    """Triton's active driver, replaced until `stop`; made by `patch_triton`."""
+    """Triton's active driver, replaced until `stop`; made by `patch_triton`.
 
-    def __init__(self, device: str | Device | None, check: str) -> None:
+    Attributes
+    ----------
+    runs : dict of str to Run
+        What the last launch of each kernel with dumps captured, by its name.
+    """
+
+    def __init__(self, device: str | Device | None, check: str, dump: Mapping[str, Any] | None = None) -> None:
         if check not in ("error", "warn"):
             raise ArgumentError(f"check={check!r}: expected 'error' or 'warn'")
         self.device = default_device() if device is None else Device.parse(device)
         self.check = check
+        self.runs: dict[str, Run] = {}
+        self._dumps = dict(dump or {})
         self._saved: list[Callable[[], None]] = []
         self._loaded: weakref.WeakSet[Any] = weakref.WeakSet()  # Triton's CompiledKernel objects
 
@@ -324,20 +340,29 @@ class _Launcher:
             kernel = self._kernels[function.device] = self._make(function)
         if enter_hook is not None:
             enter_hook(launch_metadata)
-        kernel.launch(
+        run = kernel.launch(
             (grid_x, grid_y, grid_z),
             *(args if self._types is None else runtime_leaves(args, self._types.values())),
             stream=stream,
             device=function.device,
         )
+        if run is not None:
+            self._patch.runs[kernel.name] = run
         if exit_hook is not None:
             exit_hook(launch_metadata)
 
     def _make(self, function: _Function) -> Kernel:
         stated = jsonable(self._metadata._asdict())
         metadata = Metadata.from_dict(stated)
+        dump = self._patch._dumps.get(function.name)
+        if dump is not None:
+            text = self._beside(str(stated["hash"]), Level.TTGIR)
+            artifact = Artifact(Level.TTGIR, text, None, metadata)
+            types = None if self._types is None else dict(self._types)
+            how: dict[str, Any] = {"signature": types, "check": self._patch.check, "device": function.device}
+            return Kernel(artifact, name=function.name, dump=dump, **how)
         if function.device.driver == "emulator":
-            artifact = Artifact(Level.PTX, self._ptx(str(stated["hash"])), None, metadata)
+            artifact = Artifact(Level.PTX, self._beside(str(stated["hash"]), Level.PTX), None, metadata)
         else:
             artifact = Artifact(Level.CUBIN, function.data, None, metadata)
         signature = None if self._types is None else dict(self._types)
@@ -345,15 +370,15 @@ class _Launcher:
         hook_switch.seen_by_triton.add(kernel)
         return kernel
 
-    def _ptx(self, key: str) -> bytes:
-        """The PTX that Triton left in its cache beside the binary."""
+    def _beside(self, key: str, level: Level) -> bytes:
+        """A text that Triton left in its cache beside the binary."""
         name = self._source.name[:150]
         group: Mapping[str, str] = load("runtime.cache").get_cache_manager(key).get_group(f"{name}.json") or {}
-        path = next((Path(path) for file, path in group.items() if file.endswith(".ptx")), None)
+        path = next((Path(path) for file, path in group.items() if file.endswith(f".{level}")), None)
         if path is None or not path.is_file():
             raise ArtifactError(
-                f"{name}: the emulator executes PTX, and Triton's cache has none beside its binary: expected "
-                f"{name}.ptx; unset TRITON_STORE_BINARY_ONLY"
+                f"{name}: {'the emulator executes PTX' if level is Level.PTX else f'dumps go into its {level}'}, and "
+                f"Triton's cache has none beside its binary: expected {name}.{level}; unset TRITON_STORE_BINARY_ONLY"
             )
         return path.read_bytes()
 

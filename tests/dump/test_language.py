@@ -121,3 +121,17 @@ def test_names_in_a_function_without_marks(kernels):
     assert run is not None
     np.testing.assert_array_equal(run.dumps["total"].values[:, -1], out)
     assert str(kernel.level) == "ttir"
+
+
+@pytest.mark.since(3, 2)
+def test_kernels_of_code_that_cannot_be_edited(kernels):
+    x, out = RNG.standard_normal(192, dtype=np.float32), np.zeros((3, 64), np.float32)
+    function = type(kernels.not_looked_into)(kernels.not_looked_into.fn)  # of its own: it keeps what it compiled
+    asked = trlaunch.at(op="arith.addf", nth=0, label="total")
+    tensors = [trlaunch.asarray(array, device="emulator") for array in (x, out)]
+    with trlaunch.patch_triton("emulator", dump={"not_looked_into": asked}) as patch:
+        function[(3,)](*tensors, 192, BLOCK=64)
+    dump = patch.runs["not_looked_into"].dumps["total"]
+    assert "blocked" in dump.where.layout
+    assert dump.values.shape == (3, 1, 1, 3, 64)
+    np.testing.assert_array_equal(dump.values[:, 0, 0, -1], tensors[1].numpy())
