@@ -25,6 +25,9 @@ from trlaunch.tuning.timing import measure
 
 __all__ = ["Autotuner", "autotune"]
 
+_QUICK = 4096
+"""Keys that are kept in the form that is cheap to ask for."""
+
 
 def autotune(
     candidates: Any,
@@ -141,6 +144,7 @@ class Autotuner:
         self._cache, self._show = cache, show
         self._lock = threading.RLock()
         self._chosen: dict[Any, Candidate] = {}
+        self._quick: dict[Any, Candidate] = {}  # the same by what costs less to ask for
 
     # --- launching ---------------------------------------------------------------------------------------------------
 
@@ -176,13 +180,17 @@ class Autotuner:
 
     def choose(self, grid: Any, *args: Any, stream: Any = None, device: Any = None, **named: Any) -> Candidate:
         """The best candidate for a launch, without the launch."""
+        quick = None if named or device is not None else self._quick_key(args)
+        try:
+            found = self._quick.get(quick)
+        except TypeError:  # a dtype or a device that has no hash
+            quick = found = None
+        if found is not None:
+            return found
         place = self._place(args, named, device)
         arguments = by_name(self._names(), args, named)
         values = self._values(arguments)
         where = (str(place), *((name, repr(value)) for name, value in values.items()))
-        found = self._chosen.get(where)
-        if found is not None:
-            return found
         with self._lock:
             found = self._chosen.get(where)
             if found is None:
@@ -194,6 +202,10 @@ class Autotuner:
                 if found is None:
                     raise TuningError(f"none of {len(self.candidates)} candidates can be used:\n{report}", report)
                 self._chosen[where] = found
+        if quick is not None:
+            if len(self._quick) >= _QUICK:
+                self._quick.clear()
+            self._quick[quick] = found
         return found
 
     @property
@@ -215,6 +227,26 @@ class Autotuner:
                 break
             self._argument_names = names
         return self._argument_names
+
+    def _quick_key(self, args: Sequence[Any]) -> Any:
+        """What decides, of plain arguments by position; ``None`` where it takes a closer look."""
+        if callable(self._key):
+            return None
+        if not hasattr(self, "_positions"):
+            names = self._names()
+            self._positions = [names.index(name) if name in names else len(names) for name in self._key]
+        made: list[Any] = []
+        for arg in args:
+            if type(arg) is not int and type(arg) is not float:
+                dtype, device = getattr(arg, "dtype", None), getattr(arg, "device", None)
+                if dtype is None or device is None:
+                    return None
+                made += (type(arg), dtype, device)
+        for position in self._positions:
+            if position >= len(args) or type(args[position]) is not int:
+                return None
+            made.append(args[position])
+        return (len(args), *made)
 
     def _values(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What decides: the key's values, and the dtypes of the tensors."""
