@@ -19,6 +19,11 @@ def add(x, y, out, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def add_kernel(x_ptr, y_ptr, out_ptr, n_elements, BLOCK: tl.constexpr):
+    pass
+
+
+@triton.jit
 def add_on_grid(x, out, BLOCK: tl.constexpr):
     program = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
     i = program * BLOCK + tl.arange(0, BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import trlaunch
 from tests import corpus
+from tests.dump import hopper
 from tests.lowering.conftest import _cache_folder, own_caches, triton
 from trlaunch import at
 
@@ -75,6 +77,65 @@ def test_tiles_that_the_tensor_memory_accelerator_loads(case):
     tiles = b.reshape(4, 64, 4, 64).transpose(2, 0, 1, 3)  # column, k
     np.testing.assert_array_equal(run.dumps["b"].values, np.broadcast_to(tiles[None], (4, 4, 4, 64, 64)))
     np.testing.assert_allclose(out.numpy(), a.astype(np.float64) @ b.astype(np.float64), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["matmul_kernel", "tma_matmul_kernel"])
+def test_operands_of_wgmma_in_shared_memory(case, name):
+    hopper.check_operands_in_shared_memory(case(name), None)
+
+
+def test_a_tensor_restored_from_llvm_ir(case):
+    found = case("add_kernel")
+    n, block = 4096, found.constexprs["BLOCK"]
+    x, y = (RNG.standard_normal(n, dtype=np.float32) for _ in range(2))
+    out = trlaunch.empty(n, "fp32")
+    name = next(line.split(" = ")[0].strip() for line in found.text("ttgir").splitlines() if " = arith.addf " in line)
+    kernel = trlaunch.Kernel.from_file(found.path("llir"), dump=at(tensor=name, label="sum"))
+    run = kernel.launch(n // block, trlaunch.asarray(x), trlaunch.asarray(y), out, n)
+    assert run is not None
+    np.testing.assert_array_equal(run.dumps["sum"].values, (x + y).reshape(-1, block))
+
+
+def test_the_accumulator_of_wgmma_restored_from_llvm_ir(case):
+    """Elements of the accumulator as they are converted, in the layout of the instruction."""
+    found = case("matmul_kernel")
+    n, k = 128, 160
+    a, b = operands(n, n, k)
+    out = trlaunch.empty((n, n), "fp16")
+    text = found.text("ttgir")
+    name = next(line.split(" = ")[0].strip() for line in text.splitlines() if " = arith.truncf " in line)
+    kernel = trlaunch.Kernel.from_file(found.path("llir"), dump=at(tensor=name, label="half"))
+    run = kernel.launch((2, 2), trlaunch.asarray(a), trlaunch.asarray(b), out, n, n, k, k, n, n)
+    assert run is not None
+    assert "mma" in run.dumps["half"].where.layout
+    values = run.dumps["half"].values.transpose(0, 2, 1, 3).reshape(n, n)
+    np.testing.assert_array_equal(values, out.numpy())
+
+
+def test_a_flat_buffer_of_triton_runners(case):
+    from trlaunch.compat import triton_runner
+
+    found = case("add_kernel")
+    n, block = 4096, found.constexprs["BLOCK"]
+    x, y = (RNG.standard_normal(n, dtype=np.float32) for _ in range(2))
+    out, buffer = trlaunch.empty(n, "fp32"), trlaunch.asarray(np.zeros(block, np.float32))
+    stub = triton_runner.jit(importlib.import_module("tests.dump.kernels").add_kernel)
+    name = next(line.split(" = ")[0].strip() for line in found.text("ttgir").splitlines() if " = arith.addf " in line)
+    args = (trlaunch.asarray(x), trlaunch.asarray(y), out, n)
+    stub[(n // block,)](*args, BLOCK=block, dump_tensor=buffer, dump_value=name, dump_grid=2, ttgir_dir=found.folder)
+    np.testing.assert_array_equal(buffer.numpy(), (x + y)[2 * block : 3 * block])
+
+
+@pytest.mark.parametrize("dtype", ["fp8e4nv", "fp8e5"])
+def test_fp8(case, dtype):
+    kernels = importlib.import_module("tests.dump.kernels")
+    x = trlaunch.asarray(RNG.integers(0, 0x7B, 64).astype(np.uint8), dtype)
+    out = trlaunch.empty(64, "fp32")
+    kernel = trlaunch.Kernel.from_function(kernels.converted, x, out, BLOCK=64, dump=at(op="tt.load", label="x"))
+    run = kernel.launch(1, x, out)
+    assert run is not None
+    np.testing.assert_array_equal(run.dumps["x"].values[0], x.numpy())
+    np.testing.assert_array_equal(run.dumps["x"].floats[0], out.numpy())
 
 
 def test_a_tile_in_registers_after_tma(case):
