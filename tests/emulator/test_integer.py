@@ -230,6 +230,29 @@ OPS += [
                              (1 << int(k[1:]) - 1) - 1 if k[0] == "s" else (1 << int(k[1:])) - 1), (edges(of),))
       for of in ("u32", "s32", "s64") for to in ("u16", "s16", "u32", "s32") if to != of),
 ]  # fmt: skip
+
+
+def in_pairs(function, kind: str):
+    """A function of both 16-bit halves."""
+
+    def pairs(a: int, b: int) -> int:
+        low, high = (wrap(function(wrap(a >> n & 0xFFFF, kind), wrap(b >> n & 0xFFFF, kind)), "u16") for n in (0, 16))
+        return low | high << 16
+
+    return pairs
+
+
+PAIRS = [0, 0xFFFF, 0x80007FFF, 0x7FFF8000, 0x12348765, 0xFFFF0001]
+OPS += [
+    Op(f"{name.replace('.', '_')}_{kind}x2", f"{name}.{kind}x2 %d, %a, %b;", ("u32",) * 3, in_pairs(function, kind),
+       (PAIRS, PAIRS))
+    for kind in ("u16", "s16")
+    for name, function in (("add", lambda a, b: a + b), ("min", min), ("max", max))
+]  # fmt: skip
+OPS += [
+    Op("max_relu", "max.relu.s16x2 %d, %a, %b;", ("u32",) * 3,
+       in_pairs(lambda a, b: max(a, b, 0), "s16"), (PAIRS, PAIRS)),
+]  # fmt: skip
 MODULE = HEADER + "".join(op.text() for op in OPS)
 
 

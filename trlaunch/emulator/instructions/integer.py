@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,11 +42,36 @@ def _unsigned(type_name: str) -> str:
 @emits("add", "sub", "mul", "mad", "div", "min", "max", "neg", "abs", "fma")
 def arithmetic(c: Emitter, i: Instruction, s: Suffixes) -> None:
     """Send the opcodes that integers and floating point share to their family."""
+    if pair := s.one_of(("u16x2", "s16x2")):
+        return _pairs(c, i, s, pair)
     type_name = s.type()
     if type_name in INTEGER_TYPES and s.root in _INTEGER:
         _INTEGER[s.root](c, i, s, type_name)
     else:
         floating.emit(c, i, s, type_name)
+    return None
+
+
+def _pairs(c: Emitter, i: Instruction, s: Suffixes, pair: str) -> None:
+    """Two 16-bit integers in a register (sm_90)."""
+    relu = s.flag("relu")
+    s.finish()
+    function = {"add": "add", "min": "minimum", "max": "maximum"}.get(s.root)
+    if function is None or (relu and (s.root == "add" or pair == "u16x2")):
+        raise refuse(f"{i.opcode} is not PTX")
+    d, a, b = take(i, 3)
+    dtype = "i2" if pair == "s16x2" else "u2"
+    c.write(d, "b32", f"of_pairs({function!r}, {c.read(a, 'b32')}, {c.read(b, 'b32')}, {dtype}, {relu})")
+
+
+@runtime
+def of_pairs(function: str, a: Array, b: Array, dtype: Any, relu: bool) -> Array:
+    """A function of both halves of registers; with `relu`, negative results are 0."""
+    x, y = (np.ascontiguousarray(v).view(dtype).reshape(*v.shape, 2) for v in (a, b))
+    result = {"add": np.add, "minimum": np.minimum, "maximum": np.maximum}[function](x, y)
+    if relu:
+        result = np.maximum(result, dtype(0))
+    return np.ascontiguousarray(result).view(U4)[..., 0]
 
 
 def _add_sub(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
