@@ -134,7 +134,6 @@ def _until(terminal: int, wanted: str) -> str:
 
 
 def test_a_map_as_a_table_json_and_files(cli, artifacts, tmp_path):
-    pytest.importorskip("matplotlib")
     file = artifacts / "add_kernel.ptx"
     found = cli("map", file, *ADD, "--save", tmp_path / "map.npz", "--plot", tmp_path / "plots")
     assert found.code == 0, found.err

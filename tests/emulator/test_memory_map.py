@@ -17,7 +17,8 @@ from tests.emulator.archive import cases
 from tests.emulator.launching import wrap
 from trlaunch import ArgumentError, DeviceUnavailable, EmulatorError, Kernel, emulator
 from trlaunch.emulator.coalescing import bank_wavefronts, sectors_of
-from trlaunch.emulator.memory_report import pixels
+from trlaunch.emulator.memory_maps import InstructionMap, MemoryMap
+from trlaunch.emulator.memory_report import _charted, pixels
 
 RNG = np.random.default_rng(11)
 N = 64
@@ -333,7 +334,6 @@ def test_files(softmax_map: Any, tmp_path: Path) -> None:
 
 
 def test_pictures(softmax_map: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     written = softmax_map.plot(tmp_path / "maps")
     assert [p.name for p in written] == [
         "softmax_kernel.out_ptr.png", "softmax_kernel.in_ptr.png", "softmax_kernel.instructions.png"
@@ -362,3 +362,16 @@ def test_pixels_keep_the_largest_count_and_every_shape() -> None:
     assert pixels(np.zeros((2, 3, 4))).shape == (6, 4)
     assert pixels(np.zeros(())).shape == (1, 1)
     assert pixels(np.zeros(0)).size == 1
+
+
+def test_of_many_instructions_the_costliest_are_drawn(tmp_path: Path) -> None:
+    found = MemoryMap("k", (1, 1, 1))
+    for line in range(300):
+        row = InstructionMap(line, "ld.shared.b32", "", "shared", "load", requests=2, wavefronts=2 + line % 7, ideal=2)
+        found.instructions.append(row)
+    (drawn,) = _charted(found).values()
+    assert len(drawn) == 80
+    assert [i.line for i in drawn] == sorted(i.line for i in drawn)
+    assert min(i.wavefronts for i in drawn) == 7
+    (path,) = found.plot(tmp_path)
+    assert path.name == "k.instructions.png"

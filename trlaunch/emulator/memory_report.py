@@ -22,6 +22,8 @@ _KINDS = ("reads", "writes", "atomics")
 #: Pixels of a heat map along an axis; larger arrays are drawn with the maximum of each block.
 _PIXELS = 1024
 _WIDTH = 64
+#: Instructions of each space that are drawn.
+_BARS = 80
 
 
 def _columns(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -171,10 +173,10 @@ def plot(found: MemoryMap, folder: Path) -> list[Path]:
             figure = Figure(figsize=(5.5 * len(panels), 5), layout="constrained")
             _heat_maps(figure, argument, panels)
             written.append(_written(figure, folder, f"{found.kernel}.{argument.name}.png"))
-    count = sum(not i.kind.startswith("tensor") for i in found.instructions)
-    if count:
-        figure = Figure(figsize=(10, 1.5 + 0.3 * count), layout="constrained")
-        _bars(figure, found)
+    charts = _charted(found)
+    if charts:
+        figure = Figure(figsize=(10, 1.5 + 0.22 * max(len(rows) for rows in charts.values())), layout="constrained")
+        _bars(figure, charts)
         written.append(_written(figure, folder, f"{found.kernel}.instructions.png"))
     return written
 
@@ -210,13 +212,21 @@ def _blocks(size: int) -> str:
     return f" (blocks of {step})" if step > 1 else ""
 
 
-def _bars(figure: Any, found: MemoryMap) -> None:
+def _charted(found: MemoryMap) -> dict[str, list[InstructionMap]]:
+    """The warps' instructions by space, in the order of the text; of many, those that cost most."""
+    panels: dict[str, list[InstructionMap]] = {}
+    for space in ("global", "shared"):
+        rows = [i for i in found.instructions if i.space == space and not i.kind.startswith("tensor")]
+        costly = sorted(rows, key=lambda i: -(i.sectors + i.wavefronts))[:_BARS]
+        if rows:
+            panels[space] = [i for i in rows if any(i is c for c in costly)]
+    return panels
+
+
+def _bars(figure: Any, panels: dict[str, list[InstructionMap]]) -> None:
     """Sectors a request of global memory and turns a request of shared memory, an instruction a line."""
-    by_warps = [i for i in found.instructions if not i.kind.startswith("tensor")]
-    spaces = [s for s in ("global", "shared") if any(i.space == s for i in by_warps)]
-    for number, space in enumerate(spaces, 1):
-        rows = [i for i in by_warps if i.space == space]
-        axes = figure.add_subplot(1, len(spaces), number)
+    for number, (space, rows) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), number)
         names = [f"{i.line} {i.kind} {i.argument}".strip() for i in rows]
         at = np.arange(len(rows))
         if space == "global":
@@ -226,7 +236,8 @@ def _bars(figure: Any, found: MemoryMap) -> None:
             axes.barh(at, [i.wavefronts / i.requests for i in rows], label="taken")
             axes.barh(at, [i.ideal / i.requests for i in rows], height=0.4, label="without bank conflicts")
             axes.set_xlabel("wavefronts a request")
-            axes.legend()
+            axes.legend(loc="upper center", ncols=2, fontsize=7, bbox_to_anchor=(0.5, -0.05 - 0.5 / len(rows)))
         axes.set_yticks(at, names, fontsize=7)
+        axes.margins(y=0.01)
         axes.invert_yaxis()
-        axes.set_title(f"{space} memory, by PTX line")
+        axes.set_title(f"{space} memory, by PTX line" + (f": the {_BARS} costliest" if len(rows) == _BARS else ""))
