@@ -130,6 +130,8 @@ def instrument(artifact: Artifact, dump: Any, name: str | None, limit: int | Non
         from trlaunch.dump import ttir
 
         text, captures, names = ttir.inject(artifact.text, stated, asked)
+        if _for_cuda(artifact):  # up to 3.1 e4nv is printed as the type that AMD's GPUs have
+            captures = [replace(c, dtype="fp8e4nv") if c.dtype == "fp8e4b8" else c for c in captures]
         index = len(names)
     elif asked is not None:
         metadata = artifact.metadata
@@ -179,6 +181,12 @@ def dumpable(artifact: Artifact, name: str | None = None) -> list[tuple[Where, s
     from trlaunch.dump import ptx
 
     return ptx.dumpable(artifact.text, kernel)
+
+
+def _for_cuda(artifact: Artifact) -> bool:
+    if artifact.metadata is not None and artifact.metadata.target is not None:
+        return artifact.metadata.target.backend == "cuda"
+    return 'target = "cuda:' in artifact.text
 
 
 def _refuse_level(artifact: Artifact) -> None:
