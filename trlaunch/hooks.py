@@ -267,6 +267,8 @@ def proton(
     """
     from trlaunch.lowering.launch_hooks import lazy_metadata, triton_hooks
 
+    triton_hooks()
+
     def enter(launch: Launch) -> None:
         hook = None if launch.kernel in hook_switch.seen_by_triton else triton_hooks()[0]
         if hook is not None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import trlaunch
 from tests.corpus import cases, find
 from tests.corpus_hip import find as find_hip
-from trlaunch import ArgumentError, ArtifactError, FallbackWarning, Kernel, SignatureError, Target
+from trlaunch import ArgumentError, ArtifactError, CheckError, FallbackWarning, Kernel, SignatureError, Target
 from trlaunch.artifact import Level
 from trlaunch.bundle import Entry, choose, header, load, save
 from trlaunch.bundle.names import comment, identifier, string, unique
@@ -88,6 +88,17 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
         load(tmp_path / "none.trk")
     with pytest.raises(ArgumentError, match="expected a number, text, bool or None"):
         kernel.save(path, constants={"a": [1]})
+
+
+@pytest.mark.parametrize("how", [lambda k, path: k.save(path), lambda k, path: header(k)])
+def test_files_that_do_not_belong_together_are_not_bundled(tmp_path, how):
+    case, other = find("3.6.0", "cuda:80", "softmax_kernel"), find("3.6.0", "cuda:90", "layer_norm_kernel")
+    with pytest.raises(CheckError, match="its files do not belong together: .*metadata-target: .*name: "):
+        how(Kernel.from_file(case.path("cubin"), other.path("json")), tmp_path / "k.trk")
+    shutil.copy(case.path("cubin"), tmp_path / "alone.cubin")
+    with pytest.raises(CheckError, match="how much dynamic shared memory the kernel needs is stated by Triton's JSON"):
+        how(Kernel.from_file(tmp_path / "alone.cubin", signature="*fp32,*fp32,i32,i32,i32"), tmp_path / "k.trk")
+    assert not (tmp_path / "k.trk").exists()
 
 
 # --- several targets -------------------------------------------------------------------------------------------------

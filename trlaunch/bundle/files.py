@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trlaunch.artifact import Artifact, Level
 from trlaunch.bundle.archive import Constant, Entry, decode, encode
 from trlaunch.bundle.choice import choose
+from trlaunch.bundle.whole import refuse_torn
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, ArtifactError
 from trlaunch.metadata import Metadata
@@ -101,6 +102,8 @@ def save(
     ------
     ArtifactError
         Two kernels are for the same target or of different names, or the file cannot be written.
+    CheckError
+        Binary, metadata and text levels are not of one compilation.
     ArgumentError
         A constant is no number, text or bool.
     """
@@ -122,6 +125,7 @@ def entry_of(kernel: Kernel, *, texts: bool = False, constants: Mapping[str, Con
     """A kernel as an entry; what it was given beside its files (name, shared memory, types) is written, too."""
     if kernel._captures is not None:
         raise ArgumentError(f"{kernel.name} captures dumps: save the kernel without dump=")
+    refuse_torn(kernel)
     ready = kernel.code.ready
     beside: dict[Level, bytes] = {}
     for level in _TEXTS if texts else ():

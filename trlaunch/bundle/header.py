@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from trlaunch._version import __version__
 from trlaunch.bundle.archive import Constant
 from trlaunch.bundle.names import comment, identifier, string, unique
+from trlaunch.bundle.whole import refuse_torn
 from trlaunch.errors import ArgumentError, SignatureError
 from trlaunch.metadata import TensorDescriptorMeta
 from trlaunch.signature import Param, category
@@ -116,6 +117,8 @@ def header(kernel: Kernel, *, prefix: str | None = None, constants: Mapping[str,
         The kernel is PTX, which only the driver of the device at hand lays out, or has what HIP cannot launch.
     SignatureError
         The type of a parameter is not known.
+    CheckError
+        Binary, metadata and text levels are not of one compilation, or lack what a launch needs.
     """
     return "".join(
         f"{line}\n" for line in _Header(kernel, prefix, {**kernel.artifact.constants, **(constants or {})}).lines()
@@ -131,15 +134,9 @@ class _Header:
             )
         if kernel._captures is not None:
             raise ArgumentError(f"{kernel.name} captures dumps: make the header of the kernel without dump=")
-        threads = kernel.threads
-        if threads is None:
-            raise ArgumentError(f"nothing says how many threads a block of {kernel.name} has: give Triton's JSON")
-        self.threads = threads
-        self.shared = kernel.shared
-        if self.shared is None:
-            raise ArgumentError(
-                f"nothing says how much dynamic shared memory {kernel.name} needs: give Triton's JSON, or shared="
-            )
+        refuse_torn(kernel)
+        self.threads = kernel.threads or 1
+        self.shared = kernel.shared or 0
         self.kernel = kernel
         self.constants = constants
         self.metadata = kernel.metadata
