@@ -98,7 +98,8 @@ def test_a_program_without_python_computes_what_numpy_does(tmp_path: Path, compi
     if get("cuda").properties(0).target.capability != 90:
         pytest.skip("the tensor maps are compiled for sm_90a")
     found = shutil.which(compiler)
-    assert found, f"{compiler} is not installed"
+    if found is None:
+        pytest.skip(f"{compiler} is not installed")
     add, matmul = find("3.6.0", "cuda:90", "add_kernel"), find("3.6.0", "cuda:90", "tma_matmul_kernel")
     (tmp_path / "add.h").write_text(header(Kernel.from_file(add.path("cubin")), prefix="add"))
     (tmp_path / "matmul.h").write_text(header(Kernel.from_file(matmul.path("cubin")), prefix="matmul"))
