@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -470,10 +471,28 @@ def test_interrupting_a_kernel_that_does_not_end() -> None:
         ".reg .b32 %r<2>;\nmov.b32 %r1, 0;\n$L_loop:\nadd.s32 %r1, %r1, 1;\nbra.uni $L_loop;\n}\n"
     )
     session = Kernel.from_bytes(text, signature="*i32").debug(1, np.zeros(1, np.int32), commands=[])
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    assert session.run().kind == "interrupt"
-    timer.join()
+    done = threading.Event()
+
+    def press() -> None:
+        while not done.wait(0.1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def pressed(_: int, frame: FrameType | None) -> None:
+        while frame is not None:  # before the session waits for the kernel, Ctrl-C is not its business
+            if frame.f_code.co_name == "_wait" and not done.is_set():
+                done.set()
+                raise KeyboardInterrupt
+            frame = frame.f_back
+
+    finger = threading.Thread(target=press)
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        finger.start()
+        assert session.run().kind == "interrupt"
+    finally:
+        done.set()
+        finger.join()
+        signal.signal(signal.SIGINT, before)
     first = session.registers["%r1"][0]
     assert first > 0
     session.step(2)
