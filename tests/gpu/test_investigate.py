@@ -65,7 +65,7 @@ def test_the_core_dump_names_the_instruction(name, reports, hopper):
     site = reports[name].evidence.own_site
     assert site is not None, str(reports[name])
     assert site.witness == "core dump"
-    expected = "UTMALDG" if name == "TMA coordinate" else "ST"
+    expected = "UTMALDG" if name == "TMA coordinate" else "LD"
     assert expected in site.instruction, str(reports[name])
     assert site.cta == (0, 0, 0)
 
@@ -101,7 +101,9 @@ def test_a_reproducer_runs(reports, tmp_path, hopper):
 
 
 def test_by_command(tmp_path, hopper):
-    (tmp_path / "k.ptx").write_text(assemble("add.s64 %d1, %d1, 1099511627776; st.global.u64 [%d1], %d1;"))
+    (tmp_path / "k.ptx").write_text(
+        assemble("add.s64 %d1, %d1, 1099511627776; ld.global.u64 %d2, [%d1]; st.global.u64 [%d1], %d2;")
+    )
     (tmp_path / "k.json").write_text(json.dumps({"num_warps": 1, "shared": 0, "name": "k"}))
     command = [sys.executable, "-m", "trlaunch", "investigate", str(tmp_path / "k.ptx"), "--grid", "1", "--json"]
     command += ["--arg", "0=zeros:u32:256", "--signature", "*u32", "--device", "cuda:0", "--timeout", "30"]
@@ -116,7 +118,7 @@ import numpy as np
 import trlaunch
 
 store = "mov.u32 %r1, 7; st.global.u32 [%d1], %r1;"
-bad = "add.s64 %d1, %d1, 1099511627776; " + store
+bad = "add.s64 %d1, %d1, 1099511627776; ld.global.u32 %r1, [%d1]; add.u32 %r1, %r1, 1; st.global.u32 [%d1], %r1;"
 from tests.investigate.cases import assemble
 def kernel(name, body):
     text = assemble(body).replace(".entry k(", f".entry {name}(")
@@ -185,13 +187,16 @@ def test_a_trial_can_be_run_by_any_executor(hopper):
 RACE = "mov.u32 %r2, %tid.x; shl.b32 %r3, %r2, 2; mov.u32 %r1, s; xor.b32 %r4, %r3, 128; add.u32 %r3, %r3, %r1;"
 RACE += "add.u32 %r4, %r4, %r1; st.volatile.shared.u32 [%r3], %r2; ld.volatile.shared.u32 %r5, [%r4];"
 RACE += "mul.wide.u32 %d2, %r2, 4; add.s64 %d1, %d1, %d2; st.global.u32 [%d1], %r5;"
+# Thread 16 waits for a half of its warp that it is not in.
+DIVERGENT = "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 16; vote.sync.ballot.b32 %r2, %p1, 0xffffffff;"
+DIVERGENT += "setp.gt.u32 %p2, %r1, 16; @%p2 bra done; bar.warp.sync %r2; st.global.u32 [%d1], %r2; done:"
 SANITIZED = {
     "memcheck": (
         written("add.s64 %d1, %d1, 1024; mov.u32 %r1, 7; st.global.u32 [%d1], %r1;", numbers), "out-of-bounds",
     ),
     "racecheck": (written(RACE, numbers, shared=256, warps=2), "race"),
     "synccheck": (
-        written("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 8; @%p1 bar.sync 0;", numbers), "divergent",
+        written(DIVERGENT, numbers), "divergent",
     ),
 }  # fmt: skip
 

@@ -120,7 +120,8 @@ def failed_assert(**changes: Any) -> Trial:
 
 ENDLESS = "again: add.u32 %r1, %r1, 1; st.volatile.global.u32 [%d1], %r1; bra again;"
 
-_STORE = "mov.u32 %r1, 7; st.global.u32 [%d1], %r1;"
+# A load that is waited for: a store by a warp that exits at once may fail after the launch counts as done.
+_ACCESS = "ld.global.u32 %r1, [%d1]; add.u32 %r1, %r1, 7; st.global.u32 [%d1], %r1;"
 
 
 def numbers() -> Any:
@@ -137,22 +138,28 @@ CASES = (
     Case("too little shared memory", compiled("3.6.0", "matmul_kernel", {"shared": 1024}), ("shared",)),
     Case(
         "misaligned pointer",
-        written(_STORE, lambda: np.zeros(257, np.uint8)[1:], "*u8"),
+        written(_ACCESS, lambda: np.zeros(257, np.uint8)[1:], "*u8"),
         ("misaligned",),
     ),
-    Case("wild pointer", written(_STORE, lambda: trlaunch.Pointer(0x7F1234567000)), ("wild-pointer",)),
+    Case("wild pointer", written(_ACCESS, lambda: trlaunch.Pointer(0x7F1234567000)), ("wild-pointer",)),
     Case(
         "out of bounds",
-        written("add.s64 %d1, %d1, 1099511627776; " + _STORE, numbers),
+        written("add.s64 %d1, %d1, 1099511627776; " + _ACCESS, numbers),
         ("out-of-bounds",),
     ),
-    Case("null pointer", written(_STORE, lambda: None), ("null-pointer",)),
-    Case("trap", written("mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 7; @%p1 trap; " + _STORE, numbers), ("trap",)),
+    Case("null pointer", written(_ACCESS, lambda: None), ("null-pointer",)),
+    Case("trap", written("mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 7; @%p1 trap; " + _ACCESS, numbers), ("trap",)),
     Case("device_assert", failed_assert, ("assert",)),
     Case("TMA coordinate", odd_coordinate, ("tma-coordinate",)),
     Case(
         "uninitialised mbarrier",
-        written("mov.u32 %r1, s; mbarrier.arrive.shared.b64 %d2, [%r1];", numbers, target="sm_90", shared=64),
+        written(
+            "mov.u32 %r1, s; mbarrier.arrive.shared.b64 %d2, [%r1]; st.global.u64 [%d1], %d2;"
+            "bar.sync 0; ld.volatile.shared.u64 %d2, [%r1]; st.global.u64 [%d1], %d2;",
+            numbers,
+            target="sm_90",
+            shared=64,
+        ),
         ("mbarrier",),
     ),
     Case("endless loop", written("mov.u32 %r1, 0; " + ENDLESS, numbers), ("endless-loop",), ("hang", "hang")),

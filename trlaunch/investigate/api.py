@@ -30,6 +30,9 @@ WITNESS = ("auto", "always", "never")
 #: after which it says where a kernel is that did not end within the time limit.
 _WITNESS_STEPS = 200_000
 _STEPS = 20_000
+#: Seconds after a launch in which its core dump must begin. Where the warp that faulted has exited (a store at the end
+#: of a kernel) the launch counts as done before the driver notices; seen on an H200, driver 580.
+_CORE_COMES = 1.0
 #: Seconds that the emulator is waited for as a witness.
 _WITNESS_SECONDS = 40.0
 #: Seconds that a kernel is waited for in a replay that is to leave a core dump of a hang.
@@ -154,7 +157,9 @@ def _replay(trial: Trial, first: Outcome, timeout: float, delay: float, core: st
         return run(replace(trial, step_limit=_STEPS), timeout + 30)  # to be told where it is
     if first.status == "hang":
         timeout = min(timeout, delay + _HANGS)
-    return run(replace(trial, blocking=True, core=core if device.driver == "cuda" else "none"), timeout)
+    core = core if device.driver == "cuda" else "none"
+    settle = trial.settle if core == "none" else max(trial.settle, _CORE_COMES)
+    return run(replace(trial, blocking=True, core=core, settle=settle), timeout)
 
 
 def _witness(trial: Trial, first: Outcome, timeout: float, when: str) -> Outcome | None:

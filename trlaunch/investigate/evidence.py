@@ -61,6 +61,8 @@ class Site:
         Where the arguments lay in the process that this is about.
     launch : str
         Grid, block, registers and shared memory as the witness has them.
+    threads : int or None
+        Per block, as the witness has it.
     notes : tuple of str
         What the witness could not tell.
     """
@@ -80,6 +82,7 @@ class Site:
     lanes: int = 1
     spots: tuple[Spot, ...] = ()
     launch: str = ""
+    threads: int | None = None
     notes: tuple[str, ...] = ()
 
 

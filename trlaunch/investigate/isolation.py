@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -31,6 +32,9 @@ from trlaunch.investigate.trial import Died, Launched, Outcome, Scene, Trial
 __all__ = ["Ended", "environment", "launches_in", "outcome_in", "python_path", "run", "signal_name", "wait"]
 
 _POLL = 0.02  # s
+_NOISE = re.compile(
+    r"  File |(?:Current thread|Thread) 0x|Extension modules: |Fatal Python error: |\[[\d:.]+\] coredump: | ?coredump: "
+)
 _KEPT_TEXT = 65536
 #: Seconds that writing a core dump may take beyond the time limit, and that it may pause, or take to begin.
 _CORE_SECONDS = 60.0
@@ -103,6 +107,8 @@ class Ended:
         What went wrong beside: a core dump over its limit.
     died : Died or None
         The first error that a launch of trlaunch raised in it.
+    timed_out : bool
+        Whether the time limit passed: such a process may have ended with the core dump that it was asked for.
     """
 
     returncode: int | None
@@ -115,6 +121,13 @@ class Ended:
     images: Mapping[str, bytes] = field(repr=False)
     problems: tuple[str, ...] = ()
     died: Died | None = None
+    timed_out: bool = False
+
+    @property
+    def last_words(self) -> str:
+        """The last line on stderr that is its own, neither of Python's fault handler nor of the driver's core dump."""
+        said = [row.strip() for row in self.stderr.splitlines() if row.strip() and not _NOISE.match(row)]
+        return said[-1] if said else ""
 
 
 def run(trial: Trial, timeout: float = 60.0) -> Outcome:
@@ -195,7 +208,7 @@ def wait(
             raise ArgumentError(f"{command[0]!r} cannot be started: {error.strerror or error}") from None
         shown = _Echo(((out, sys.stdout), (err, sys.stderr)) if echo else ())
         try:
-            returncode = _watch(process, folder, start, timeout, core_limit, problems, shown)
+            returncode, timed_out = _watch(process, folder, start, timeout, core_limit, problems, shown)
         finally:
             _kill(process)
             shown.close()
@@ -209,6 +222,7 @@ def wait(
         {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".cubin", ".ptx", ".hsaco")},
         tuple(problems),
         _died(folder),
+        timed_out,
     )
 
 
@@ -225,19 +239,19 @@ def _watch(
     core_limit: int,
     problems: list[str],
     shown: _Echo,
-) -> int | None:
-    """Wait; the exit status, or ``None`` when the process must be killed."""
+) -> tuple[int | None, bool]:
+    """Wait; the exit status, or ``None`` when the process must be killed, and whether its time had run out."""
     asked: float | None = None  # when a core dump was asked for
     last, grown = 0, start  # bytes of core dump, and when there were more than before
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(_POLL if time.monotonic() - start < 1 else 5 * _POLL)
+            return process.wait(_POLL if time.monotonic() - start < 1 else 5 * _POLL), asked is not None
         shown.copy()
         now = time.monotonic()
         size = sum(p.stat().st_size for p in folder.glob("core.*"))
         if size > core_limit:
             problems.append(f"the core dump grew over its limit of {core_limit} bytes, and was not finished")
-            return None
+            return None, asked is not None
         if size > last:
             last, grown = size, now
         if timeout is None or now - start < timeout:
@@ -245,9 +259,9 @@ def _watch(
         if asked is None:
             asked = now
             if not _ask_for_core(folder) and not size:
-                return None
+                return None, True
         if now - asked > _CORE_SECONDS or now - max(asked, grown) > _CORE_PAUSES:
-            return None
+            return None, True
 
 
 def _ask_for_core(folder: Path) -> bool:
@@ -351,7 +365,7 @@ def _status(state: Mapping[str, Any] | None, error: Died | None, ended: Ended) -
         if error.type == "Fault":
             return "hang" if error.kind in ("deadlock", "hang") else "fault"
         return "error" if error.type in _BY_DRIVER else "refused"
-    if ended.returncode is None:
+    if ended.returncode is None or ended.timed_out:
         return "hang" if ended.launches and ended.phase else "timeout"
     return "fault" if ended.core is not None else "killed"
 
@@ -360,10 +374,11 @@ def _crash(state: Mapping[str, Any] | None, ended: Ended) -> Died | None:
     """What is known of a process that left no outcome."""
     if state is not None:
         return None
-    if ended.returncode is None:
+    if ended.returncode is None or ended.timed_out:
         return Died("TimeLimit", f"the process did not end within {ended.seconds:.1f} s")
-    said = ended.stderr.strip().splitlines()
-    last = f": {said[-1]}" if said else ""
+    if ended.core is not None:
+        return Died("CoreDump", "the driver ended the process once it had written a core dump", code=ended.returncode)
+    last = f": {ended.last_words}" if ended.last_words else ""
     if ended.returncode < 0:
         name = signal_name(-ended.returncode)
         return Died("Signal", f"the process was ended by {name}{last}", name=name, code=-ended.returncode)

@@ -129,7 +129,7 @@ def _kernels(kernel_dir: str | Path | None, scratch: Path) -> Path | None:
 
 def _outcome(ended: Ended) -> Outcome:
     error: Died | None = None
-    if ended.returncode is None:
+    if ended.returncode is None or ended.timed_out:
         status = "hang" if ended.phase or ended.launches else "timeout"
         error = Died("TimeLimit", f"the program did not end within {ended.seconds:.1f} s")
     elif ended.returncode == 0 and ended.core is None:
@@ -161,11 +161,7 @@ def _ended(ended: Ended) -> str:
     how = f"with status {ended.returncode}"
     if ended.returncode is not None and ended.returncode < 0:
         how = f"by {signal_name(-ended.returncode)}"
-    # faulthandler's stack is not what the program said last.
-    said = [
-        row for row in ended.stderr.splitlines() if row.strip() and not row.startswith(("  File", "Current thread"))
-    ]
-    return f"the program ended {how}" + (f": {said[-1].strip()}" if said else "")
+    return f"the program ended {how}" + (f": {ended.last_words}" if ended.last_words else "")
 
 
 def _driver_error(ended: Ended) -> Died | None:

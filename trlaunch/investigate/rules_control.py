@@ -48,13 +48,14 @@ def traps(e: Evidence) -> Iterator[Cause]:
     silent = e.own_site is None or e.own_site.symptom in (None, "trap")
     if e.status_symptom == "launch-failed" and silent:
         own = e.own_site
-        at_it = own is not None and bool(_TRAP_SASS.search(own.instruction))
         facts = ["the device reports a launch failure without an exception"]
         if in_text:
             facts.append(f"the PTX has {in_text} trap{'s' if in_text > 1 else ''}")
-        yield Cause(
-            "trap", 0.95 if at_it else 0.9 if in_text and own is not None else 0.7 if in_text else 0.4, tuple(facts)
-        )
+        score = 0.7 if in_text else 0.4
+        if own is not None:  # a core dump without an exception is what a trap leaves
+            facts.append(f"{own.witness}: {own.what}" + (f", at {own.instruction}" if own.instruction else ""))
+            score = 0.95 if _TRAP_SASS.search(own.instruction) else 0.9 if in_text else 0.8
+        yield Cause("trap", score, tuple(facts))
 
 
 def mbarriers(e: Evidence) -> Iterator[Cause]:

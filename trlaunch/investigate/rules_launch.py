@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -68,10 +69,12 @@ def status(e: Evidence) -> Iterator[Cause]:
 
 def warpgroup(e: Evidence) -> Iterator[Cause]:
     """Wgmma and setmaxnreg work on four aligned warps."""
-    scene, site = e.scene, e.own_site
-    threads = (
-        e.blamed.block[0] * e.blamed.block[1] * e.blamed.block[2] if e.blamed else scene.threads if scene else None
-    )
+    site = e.own_site
+    threads = site.threads if site is not None else None
+    if threads is None and e.blamed is not None:
+        threads = math.prod(e.blamed.block)
+    if threads is None and e.scene is not None:
+        threads = e.scene.threads
     uses = len(_WGMMA.findall(e.ptx))
     at_it = site is not None and bool(_WGMMA_SASS.search(site.instruction) or _WGMMA.search(site.instruction))
     if threads is None or not (uses or at_it) or not threads % _WARPGROUP:

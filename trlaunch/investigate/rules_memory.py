@@ -13,9 +13,7 @@ __all__ = ["RULES", "weight"]
 
 _TMA = re.compile(r"\bUTMA(?:LDG|STG|REDG|PF)|\bcp\.(?:reduce\.)?async\.bulk\.(?:prefetch\.)?tensor\b")
 _TMA_PTX = re.compile(r"^\s*(?:@!?%\w+\s+)?cp\.(?:reduce\.)?async\.bulk\.(?:prefetch\.)?tensor\b.*$", re.M)
-_SHARED = re.compile(
-    r"\b(?:LDS|STS|ATOMS|LDSM|STSM|LDGSTS|UBLKCP|SYNCS|REDS)\b|\b(?:ld|st|atom|red)\.(?:volatile\.)?shared"
-)
+_SHARED = re.compile(r"\b(?:LDS|STS|ATOMS|LDSM|STSM|SYNCS|REDS)\b|\b(?:ld|st|atom|red)\.(?:volatile\.)?shared")
 _FAR = 1 << 32  # bytes from the nearest argument beyond which an address has nothing to do with it
 _ELEMENTS = (1, 2, 4, 8)  # bytes: CUtensorMapDataType (cuda.h)
 _ALIGNED = 16  # bytes: what Triton's vector accesses and TMA need at most
@@ -152,8 +150,11 @@ def unwritten(e: Evidence) -> Iterator[Cause]:
 
 
 def _is_shared(site: Site) -> bool:
+    """Whether it is shared memory that was missed: by the instruction, or by the exception, which is of windows."""
+    if _SHARED.search(site.instruction):
+        return True
     words = ("shared address", "shared memory", "__shared__")
-    return bool(_SHARED.search(site.instruction)) or any(word in site.what for word in words)
+    return any(word in site.what for word in words) or ("Out-of-range" in site.what and "LDGSTS" in site.instruction)
 
 
 #: What the device shows -> what the emulator finds in a launch that dies of it.

@@ -20,7 +20,6 @@ from trlaunch.investigate.causes import causes
 from trlaunch.investigate.evidence import Evidence, Line, Site
 from trlaunch.investigate.isolation import Ended, environment, outcome_in, python_path, wait
 from trlaunch.investigate.report import Report
-from trlaunch.investigate.symptoms import of_status
 from trlaunch.investigate.trial import Died, Outcome, Trial
 
 __all__ = ["TOOLS", "SanitizerFinding", "parse_findings", "sanitize_program", "sanitize_trial", "tool_name"]
@@ -62,6 +61,8 @@ _NAME = re.compile(r"([\w$.:~@]+(?:<.*>)?)(?:\(.*\))?$")
 _THREAD = re.compile(r"\bby thread \((\d+),(\d+),(\d+)\) in block \((\d+),(\d+),(\d+)\)")
 _ADDRESS = re.compile(r"\b(?:Address|Access to) (0x[0-9a-f]+)")
 _SIZE = re.compile(r"\bof size (\d+)(?: bytes)?")
+#: Statuses of the device's own errors; others are a program's questions to the driver, answered with no.
+_DEVICE = frozenset({214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719})
 _SHOWN = 20  # findings a report keeps
 
 
@@ -141,7 +142,7 @@ def parse_findings(text: str) -> tuple[list[SanitizerFinding], Died | None]:
     died = None
     for head, details in _records(text):
         status = _STATUS.search(head)
-        if status is not None and died is None and of_status(int(status[2])) is not None:
+        if status is not None and died is None and int(status[2]) in _DEVICE:
             died = Died("DriverError", head, call=status[4], name=status[1], code=int(status[2]))
         symptom = next((symptom for pattern, symptom in _KINDS if pattern.match(head)), None)
         if symptom is not None:

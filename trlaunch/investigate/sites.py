@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,13 +72,21 @@ def core_site(core: bytes, folder: Path | None, spots: Sequence[Spot]) -> Site:
         coordinates=_coordinates(fault.operands),
         lines=(
             *_sass(fault, text),
-            *(Line(f.level, f.file or "in the cubin", f.line, f.text) for f in reversed(fault.frames)),
+            *(Line(f.level, _place(f), f.line, f.text) for f in reversed(fault.frames)),
         ),
         lanes=sum(len(e.lanes) for e in same) or 1,
         spots=tuple(spots),
         launch="" if grid is None else _launch(grid),
+        threads=None if grid is None else math.prod(grid.block),
         notes=fault.notes,
     )
+
+
+def _place(frame: Any) -> str:
+    """The file of a level: of the kernel's own its name, for the folder is not there any more."""
+    if not frame.file:
+        return "in the cubin"
+    return str(frame.file) if frame.level == "python" else Path(frame.file).name
 
 
 def _sass(fault: Any, text: str) -> tuple[Line, ...]:

@@ -74,6 +74,9 @@ class Trial:
         Last launches that are kept.
     keep_outputs : bool
         Whether the outcome has the tensors as the kernel left them.
+    settle : float
+        Seconds after the last launch is done on a GPU until the driver is asked once more: an error of a warp that has
+        exited comes late.
     step_limit : int or None
         Basic blocks that the emulator runs before it says where the kernel is and gives up.
     environment : mapping of str to str
@@ -100,6 +103,7 @@ class Trial:
     core_limit: int = 1 << 30
     ring: int = 64
     keep_outputs: bool = True
+    settle: float = 0.05
     step_limit: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 

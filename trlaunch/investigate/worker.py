@@ -57,6 +57,9 @@ def _run(folder: Path, state: dict[str, Any]) -> None:
         run = kernel.launch(trial.grid, *put.args, device=device, **put.named)
     driver.synchronize(device.ordinal)
     state["kernel_seconds"] = time.perf_counter() - start
+    if device.driver != "emulator" and trial.settle:
+        time.sleep(trial.settle)
+        driver.synchronize(device.ordinal)
     if trial.keep_outputs:
         save_arrays(folder / "outputs.npz", put.read())
     if run is not None:
