@@ -503,6 +503,8 @@ def test_interrupting_a_kernel_that_does_not_end() -> None:
 def test_wrong_arguments_are_refused_as_by_a_launch(kernel: Kernel) -> None:
     with pytest.raises(ArgumentError, match="parameter 1"):
         kernel.debug(1, np.zeros(64, np.int32), commands=[])
+    with pytest.raises(EmulatorError, match="grid of no programs"):
+        kernel.debug(0, np.zeros(64, np.int32), 3, commands=["run"])
     with pytest.raises(ArgumentError, match="no terminal"):
         kernel.debug(1, np.zeros(64, np.int32), 3)
 

@@ -74,8 +74,8 @@ class Session:
         self.engine.start()
         if self.engine.error is not None:
             raise self.engine.error
-        if self.engine.running:
-            self._started_at = self.engine.focus
+        if self.engine.program is None:
+            raise EmulatorError(f"{self.name} was launched on a grid of no programs: there is nothing to debug")
 
     def restart(self) -> None:
         """Launch anew, and stand before the first instruction; arrays are as they are, breakpoints stay."""
