@@ -54,20 +54,21 @@ _BINARY_FIRST = (Level.CUBIN, Level.HSACO, Level.PTX, Level.AMDGCN, Level.LLIR, 
 _ELF_MACHINES = {190: Level.CUBIN, 224: Level.HSACO}
 _FATBIN_MAGIC = b"\x50\xed\x55\xba"
 
-# First match wins. TTIR and TTGIR differ by the module's attributes: TTIR may hold single TritonGPU operations. The
+# Patterns; the first match wins. TTIR and TTGIR differ by the module's attributes: TTIR may hold single TritonGPU
+# operations. The
 # dialect was called triton_gpu up to Triton 3.2 and is ttg from 3.3 on.
 _TEXT_MARKS = (
-    (Level.AMDGCN, re.compile(r"^[ \t]*\.amdgcn_target\b", re.M)),
-    (Level.PTX, re.compile(r"^[ \t]*\.version[ \t]+\d+\.\d+\s+\.target[ \t]+sm_\d+", re.M)),
-    (Level.PTX, re.compile(r"^[ \t]*(?:\.visible[ \t]+)?\.entry\b", re.M)),
-    (Level.TTGIR, re.compile(r"\btt\.func\b")),  # refined to TTIR below
-    (Level.LLIR, re.compile(r"^define\b.*\(", re.M)),
-    (Level.GLUON, re.compile(r"^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b", re.M)),
-    (Level.PYTHON, re.compile(r"^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b", re.M)),
+    (Level.AMDGCN, r"(?m)^[ \t]*\.amdgcn_target\b"),
+    (Level.PTX, r"(?m)^[ \t]*\.version[ \t]+\d+\.\d+\s+\.target[ \t]+sm_\d+"),
+    (Level.PTX, r"(?m)^[ \t]*(?:\.visible[ \t]+)?\.entry\b"),
+    (Level.TTGIR, r"\btt\.func\b"),  # refined to TTIR below
+    (Level.LLIR, r"(?m)^define\b.*\("),
+    (Level.GLUON, r"(?m)^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b"),
+    (Level.PYTHON, r"(?m)^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b"),
     # Saved between passes by trlaunch, in LLVM's dialect of MLIR.
-    (Level.TTGIR, re.compile(r"\A// trlaunch: (?:after|before) ")),
+    (Level.TTGIR, r"\A// trlaunch: (?:after|before) "),
 )
-_GPU_MODULE = re.compile(r'"(?:ttg|triton_gpu)\.num-warps"\s*=')
+_GPU_MODULE = r'"(?:ttg|triton_gpu)\.num-warps"\s*='
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +253,9 @@ def detect(data: bytes) -> Level | None:
     except UnicodeDecodeError:
         return None
     for level, mark in _TEXT_MARKS:
-        if mark.search(text):
+        if re.search(mark, text):
             if level is Level.TTGIR:
-                return Level.TTGIR if _GPU_MODULE.search(text) else Level.TTIR
+                return Level.TTGIR if re.search(_GPU_MODULE, text) else Level.TTIR
             return level
     return None
 

@@ -6,7 +6,6 @@ Every rule is one function that yields findings; `audit` runs those that do not 
 
 from __future__ import annotations
 
-import base64
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -134,6 +133,8 @@ def _cache_key(folder: str | None) -> str | None:
         return folder
     if len(folder) == 52:
         try:
+            import base64
+
             return base64.b32decode(folder + "====").hex()
         except ValueError:  # not base32, or not even ASCII
             return None

@@ -5,7 +5,6 @@ The readers are ``trlaunch.cuda.image`` (cubin), ``trlaunch.hip.image`` (hsaco) 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from trlaunch.errors import ImageError
@@ -169,6 +168,8 @@ class Image:
 
 def nearest(name: str, names: Mapping[str, object]) -> str:
     """``"it holds 'a', 'b'"``, the names most like `name` first."""
+    import difflib
+
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
     rest = len(names) - len(close)
     return "it holds " + (

@@ -21,13 +21,13 @@ from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
 from trlaunch.placement import grid_sizes, place_of
 from trlaunch.records import dataclass
-from trlaunch.resources import Resources
 from trlaunch.target import Target
 
 if TYPE_CHECKING:
     from trlaunch.dump.capture import Captures
     from trlaunch.dump.read import Run
     from trlaunch.emulator.debugger import Session
+    from trlaunch.resources import Resources
 
 __all__ = ["Kernel"]
 
@@ -292,6 +292,8 @@ class Kernel(launching.Launched):
         CheckError
             The kernel cannot run there.
         """
+        from trlaunch.resources import Resources
+
         loaded = self._load(self._choose(device, ()))
         self._raise(self._report(loaded, loaded.findings), f"{self.name} cannot run on {loaded.device}")
         function = self._function(loaded)

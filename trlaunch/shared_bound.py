@@ -11,9 +11,9 @@ import re
 __all__ = ["shared_lower_bound"]
 
 # %0 = ttg.local_alloc ... -> !ttg.memdesc<3x64x32xf16, #shared, ...>   (triton_gpu.local_alloc, !tt.memdesc up to 3.2)
-_ALLOC = re.compile(r"^\s*(%[\w.$-]+) = \w+\.local_alloc\b.*!\w+\.memdesc<((?:[0-9]{1,9}x)+)([a-zA-Z]\w*)", re.M)
-_NUM_CTAS = re.compile(r'num-ctas"? = ([1-9][0-9]{0,8})\b')
-_BITS = re.compile(r"(?:i|f|bf|f8E\w*?)([0-9]{1,9})\Z")
+_ALLOC = r"(?m)^\s*(%[\w.$-]+) = \w+\.local_alloc\b.*!\w+\.memdesc<((?:[0-9]{1,9}x)+)([a-zA-Z]\w*)"
+_NUM_CTAS = r'num-ctas"? = ([1-9][0-9]{0,8})\b'
+_BITS = r"(?:i|f|bf|f8E\w*?)([0-9]{1,9})\Z"
 
 
 def shared_lower_bound(ttgir: str) -> int:
@@ -22,9 +22,9 @@ def shared_lower_bound(ttgir: str) -> int:
     A buffer is taken to be alive from its allocation to the last line that names it, which is never longer than what
     Triton's allocator assumes: views and loop-carried copies of it are not followed.
     """
-    ctas = _NUM_CTAS.search(ttgir)
+    ctas = re.search(_NUM_CTAS, ttgir)
     lines: list[tuple[int, int, int]] = []
-    for match in _ALLOC.finditer(ttgir):
+    for match in re.finditer(_ALLOC, ttgir):
         size = _element_bytes(match[3])
         for extent in match[2][:-1].split("x"):
             size *= int(extent)
@@ -40,5 +40,5 @@ def shared_lower_bound(ttgir: str) -> int:
 def _element_bytes(name: str) -> int:
     if name.startswith("f8E"):
         return 1
-    bits = _BITS.match(name)
+    bits = re.match(_BITS, name)
     return max(int(bits[1]) // 8, 1) if bits else 1
