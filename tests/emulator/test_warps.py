@@ -233,6 +233,70 @@ def test_mma_f64(shape: str) -> None:
     np.testing.assert_array_equal(found, a @ b + c)
 
 
+def listed(name: str, numbers: range) -> str:
+    return "{" + ", ".join(f"%{name}{k}" for k in numbers) + "}"
+
+
+def block_body(fresh: bool, look: bool) -> str:
+    """A 32 x 16 x 32 product of f16 as eight ``mma``; accumulators that are replaced or new ones (`fresh`); with `look`,
+    something reads one of them between two steps.
+    """
+    lines = [
+        ".reg .b32 %x<16>, %y<8>; .reg .f32 %w<16>, %v<16>, %u;",
+        "mov.u32 %r1, %tid.x; mul.wide.u32 %d1, %r1, 64; add.s64 %d2, %a0, %d1; add.s64 %d3, %a1, %d1;",
+        "add.s64 %d4, %a2, %d1; mov.f32 %u, 0f00000000;",
+        *(f"ld.global.b32 %x{k}, [%d3+{4 * k}];" for k in range(16)),
+        *(f"ld.global.b32 %y{k}, [%d4+{4 * k}];" for k in range(8)),
+        *(f"ld.global.f32 %w{k}, [%d2+{4 * k}];" for k in range(16)),
+    ]
+    opcode = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+    source = "w"
+    for step in range(2):
+        target = "v" if fresh and step == 0 else "w"
+        for at in range(4):
+            m, n = at >> 1, at & 1
+            x, y = range(8 * step + 4 * m, 8 * step + 4 * m + 4), range(4 * step + 2 * n, 4 * step + 2 * n + 2)
+            accumulator = range(4 * at, 4 * at + 4)
+            operands = listed(target, accumulator), listed("x", x), listed("y", y), listed(source, accumulator)
+            lines.append(f"{opcode} {', '.join(operands)};")
+        source = target
+        if look and step == 0:
+            lines.append(f"add.f32 %u, %{target}5, 0f3F800000;")
+    lines += [f"st.global.f32 [%d2+{4 * k}], %w{k};" for k in range(16)]
+    return "\n".join([*lines, "st.global.f32 [%d3], %u;"])
+
+
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_products_that_share_operands(fresh: bool, look: bool, tmp_path) -> None:
+    text = HEADER + entry(block_body(fresh, look), 3, threads=64)
+    assert_ptxas_accepts(text, tmp_path)
+    rng = np.random.default_rng(3)
+    a = rng.integers(-7, 8, (2, 32, 32)).astype(np.float16)  # of each warp
+    b = rng.integers(-7, 8, (2, 32, 16)).astype(np.float16)
+    c = rng.integers(-50, 50, (2, 32, 16)).astype(np.float32)
+    regs_a, regs_b = (np.zeros((2, 32, 16), np.uint32) for _ in range(2))
+    place = {}
+    for warp in range(2):
+        for lane in range(32):
+            g, t = lane >> 2, lane & 3
+            for k in range(16):  # step, tile, half of k, half of the rows
+                row, start = 16 * (k >> 2 & 1) + g + 8 * (k & 1), 16 * (k >> 3) + 8 * (k >> 1 & 1) + 2 * t
+                regs_a[warp, lane, k] = a[warp, row, start : start + 2].view(np.uint32)[0]
+                place[warp, lane, k] = (warp, 16 * (k >> 3) + g + 8 * (k >> 1 & 1), 8 * (k >> 2 & 1) + 2 * t + (k & 1))
+            for k in range(8):
+                start, column = 16 * (k >> 2) + 8 * (k & 1) + 2 * t, 8 * (k >> 1 & 1) + g
+                pair = np.ascontiguousarray(b[warp, start : start + 2, column])
+                regs_b[warp, lane, k] = pair.view(np.uint32)[0]
+    at = tuple(np.array([place[w, i, k] for w in range(2) for i in range(32) for k in range(16)]).T)
+    found = c[at].reshape(64, 16).copy()
+    launch(text, [found, regs_a.reshape(64, 16), regs_b.reshape(64, 16)])
+    expected = a.astype(np.float32) @ b + c
+    np.testing.assert_array_equal(found.ravel(), expected[at])
+    first = (a[:, :, :16].astype(np.float32) @ b[:, :16] + c)[at].reshape(64, 16)[:, 5] + 1
+    np.testing.assert_array_equal(regs_a.reshape(64, 16)[:, 0].view(np.float32), first if look else 0)
+
+
 LDMATRIX = """.shared .align 16 .b8 s[512];
 """
 
