@@ -72,6 +72,18 @@ def test_requests_on_the_command_line():
         "%acc,keep=4,programs=0:0/7:3",
     )
     assert parse_dump("op=tt.reduce,nth=1,label=sum").label == "sum"
-    for text in ("%acc,what=1", "op=tt.dot,nth=x", "%acc,programs=a:b", "%acc,again"):
+    made = parse_dump("%acc,part=0:8/:/:4,after=31")
+    assert (made.part, made.after) == (((0, 8), None, (0, 4)), 31)
+    made = parse_dump("tensor=%acc,python_line=7")
+    assert (made.name, made.tensor, made.python_line) == (None, "%acc", 7)
+    for text in (
+        "%acc,what=1",
+        "op=tt.dot,nth=x",
+        "%acc,programs=a:b",
+        "%acc,again",
+        "%acc,part=1",
+        "%acc,part=3:",
+        "%acc,part=a:b",
+    ):
         with pytest.raises(UsageError, match="expected"):
             parse_dump(text)

@@ -114,7 +114,7 @@ def test_triton_has_the_same_layouts(builder):
     same()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(layouts(), st.lists(SIZES, min_size=3, max_size=3))
 def test_every_element_is_somewhere(layout, sizes):
     text, _, rank = layout

@@ -77,18 +77,21 @@ def parse_dump(text: str) -> At:
         key, equals, value = part.strip().partition("=")
         if not equals and i == 0:
             settings["name"] = key
-        elif equals and key in ("op", "dtype", "label"):
+        elif equals and key in ("op", "dtype", "label", "tensor"):
             settings[key] = value
         elif equals and key in ("nth", "line", "python_line", "result", "after", "keep") and value.isdigit():
             settings[key] = int(value)
         elif equals and key == "keep":
             settings[key] = value
+        elif equals and key == "part":
+            settings[key] = [_slice(axis, text) for axis in value.split("/")]
         elif equals and key == "programs":
             settings[key] = [_numbers(program, text) for program in value.split("/")]
         else:
             raise UsageError(
                 f"--dump {text!r}: {part!r} is not understood: expected a name, op=, line=, python_line=, nth=, "
-                f"result=, after=, keep=all|last|N, programs=0:0/7:3, dtype= or label=, separated by commas"
+                f"result=, after=, keep=all|last|N, programs=0:0/7:3, part=0:8/:, dtype=, "
+                f"tensor= or label=, separated by commas"
             )
     settings.setdefault("label", text)
     return at(**settings)
@@ -116,6 +119,13 @@ def plot_dumps(folder: Path, dumps: Mapping[str, Dump]) -> list[Path]:
         names.add(name)
         written.append(dump.plot(folder / f"{name}.png"))
     return written
+
+
+def _slice(text: str, whole: str) -> slice | None:
+    low, colon, high = text.partition(":")
+    if not colon or not all(not n or n.isdigit() for n in (low, high)) or (low and not high):
+        raise UsageError(f"--dump {whole!r}: part={text!r}: expected a range on each axis such as 0:8/:")
+    return slice(int(low or 0), int(high)) if high else None
 
 
 def _numbers(text: str, whole: str) -> tuple[int, ...]:
