@@ -28,6 +28,9 @@ from trlaunch.investigate.symptoms import MEANINGS
 MEMCHECK = """\
 a line of the program
 ========= COMPUTE-SANITIZER
+========= Program hit CUDA_ERROR_INVALID_CONTEXT (error 201) due to "invalid device context" on CUDA API call to \
+cuCtxGetId.
+=========
 ========= Invalid __global__ write of size 4 bytes
 =========     at k+0x40 in /src/kernels.py:21
 =========     by thread (3,0,0) in block (1,2,0)
@@ -37,7 +40,7 @@ a line of the program
 ========= Invalid __global__ write of size 4 bytes
 =========     at k+0x40 in /src/kernels.py:21
 =========     by thread (4,0,0) in block (1,2,0)
-=========     Address 0x7f0000000404 is out of bounds
+=========     Access to 0x7f0000000404 is out of bounds
 =========
 ========= Invalid __global__ read of size 16 bytes
 =========     at void other<float>(float *)+0x1a0
@@ -98,6 +101,7 @@ def test_memcheck() -> None:
         size=4,
     )
     assert second.key == first.key
+    assert second.address == 0x7F0000000404
     assert (third.symptom, third.function, third.offset, third.size) == ("misaligned", "other<float>", 0x1A0, 16)
     assert died is not None
     assert (died.name, died.code, died.call) == ("CUDA_ERROR_LAUNCH_FAILED", 719, "cuStreamSynchronize")
