@@ -86,6 +86,10 @@ class Clocks:
         self.phases = np.zeros((count, MOST_BARRIERS), np.int64)
         self._bits = np.zeros((count, MOST_BARRIERS), np.int64)
 
+    def now(self, row: Array, warp: Array) -> Array:
+        """The epochs of warps, for records; the last one that these can hold is known to all from then on."""
+        return np.minimum(self.epoch[row, warp], ASYNC - 1)
+
     def _published(self) -> Array:
         """What each warp hands on: what it knows, and what it did."""
         made = self.known.copy()
@@ -100,13 +104,13 @@ class Clocks:
             self.known[:] = joined
             self.known[0][:, :, : self.warps] = latest
             self.epoch[:] = latest + 1
-            self.floor = latest
+            self.floor = min(latest, ASYNC - 2)
             return
         shown = np.where(arrived[None, :, :, None], self._published(), 0)
         joined = shown.max(axis=2, keepdims=True)
         self.known = np.where(waiting[None, :, :, None], np.maximum(self.known, joined), self.known)
         self.epoch += arrived
-        self.floor = max(self.floor, int(self.known[0][:, :, : self.warps].min()))
+        self.floor = min(max(self.floor, int(self.known[0][:, :, : self.warps].min())), ASYNC - 2)
 
     def warp(self, which: Array | None) -> None:
         """The lanes of warps meet."""

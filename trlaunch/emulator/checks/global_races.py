@@ -19,6 +19,7 @@ from trlaunch.emulator.checks.clocks import EVERYWHERE, Clocks
 from trlaunch.emulator.checks.lanes import Touch
 from trlaunch.emulator.checks.records import Sites, epochs, places, records, threads
 from trlaunch.emulator.instructions.base import Array
+from trlaunch.errors import EmulatorError
 
 if TYPE_CHECKING:
     from trlaunch.emulator.checks.reports import Reports
@@ -50,8 +51,14 @@ class GlobalRaces:
         lengths = (self._ends - self._starts) // self.size
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
         total = int(lengths.sum())
-        self.written = np.zeros(total, np.uint64)
-        self.read = np.zeros((2, total), np.uint64)
+        try:
+            self.written = np.zeros(total, np.uint64)
+            self.read = np.zeros((2, total), np.uint64)
+        except MemoryError:
+            raise EmulatorError(
+                f"the check of races needs {24 * total} bytes for what happens to {total * self.size} bytes of arrays:"
+                " leave out what the kernel has no use for, or check a smaller problem"
+            ) from None
         self.clocks: Clocks
         self.memory: GlobalMemory
         self.reports: Reports
@@ -73,7 +80,7 @@ class GlobalRaces:
 
     def _made(self, site: int, touch: Touch) -> Array:
         cta = self.clocks.ctas[touch.row]
-        epoch = self.clocks.epoch[touch.row, touch.thread >> 5]
+        epoch = self.clocks.now(touch.row, touch.thread >> 5)
         return records(epoch, cta * self.count + touch.thread, self.sites.place(site))
 
     def _known(self, touch: Touch, record: Array) -> Array:

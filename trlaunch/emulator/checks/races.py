@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,17 +21,39 @@ from trlaunch.emulator.checks.shared_races import SharedRaces
 from trlaunch.emulator.checks.slices import Slices
 from trlaunch.emulator.instructions.base import U8, Array
 from trlaunch.emulator.observer import Observer
+from trlaunch.emulator.program import Program
 
 if TYPE_CHECKING:
     from trlaunch.driver import LaunchConfig, PackedArguments
-    from trlaunch.emulator.program import Program
     from trlaunch.emulator.scheduler import Scheduler
 
 __all__ = ["Races"]
 
 #: Threads in lockstep, and bytes of records of shared memory.
 _LANES, _BYTES = 1 << 14, 96 << 20
-_unwaited: dict[int, tuple[Program, list[tuple[int, int]]]] = {}
+_PROGRAMS = 16
+
+
+class _Facts(NamedTuple):
+    """What can be told of a program before it runs."""
+
+    program: Program
+    sites: Sites
+    slices: Slices
+    unwaited: list[tuple[int, int]]
+
+
+_known: OrderedDict[int, _Facts] = OrderedDict()
+
+
+def _facts(program: Program) -> _Facts:
+    """The facts of a program; those of the last few are kept."""
+    found = _known.get(id(program))
+    if found is None or found.program is not program:
+        found = _known[id(program)] = _Facts(program, Sites(program), Slices(program), unwaited(program))
+        while len(_known) > _PROGRAMS:
+            _known.popitem(last=False)
+    return found
 
 
 class Races(Observer):
@@ -45,12 +68,13 @@ class Races(Observer):
     def most_lanes(self, program: Program, config: LaunchConfig) -> int:
         """As many as their records of shared memory have room for."""
         warps = -(-int(np.prod(config.block)) // 32)
-        nbytes = (program.static_shared + config.shared) // Sites(program).shared * 8 * (1 + 2 * warps)
+        nbytes = (program.static_shared + config.shared) // _facts(program).sites.shared * 8 * (1 + 2 * warps)
         return min(_LANES, max(1, _BYTES // max(nbytes, 1)) * warps * 32)
 
     def begin(self, program: Program, config: LaunchConfig, arguments: PackedArguments) -> None:  # noqa: ARG002
         """What the launch of this program and grid needs."""
-        self._sites = Sites(program)
+        self._facts = _facts(program)
+        self._sites = self._facts.sites
         self._global = None
         self._warps = -(-int(np.prod(config.block)) // 32)
         total = int(np.prod(config.grid)) * self._warps
@@ -58,15 +82,6 @@ class Races(Observer):
         followed = self._sites.orders and total <= MOST_WARPS
         self._releases = Releases(total) if followed else None
         self._across = followed or not self._sites.orders
-
-    def _registers(self, reports: Reports, program: Program) -> None:
-        """What can be told before anything runs."""
-        if id(program) not in _unwaited or _unwaited[id(program)][0] is not program:
-            if len(_unwaited) > 64:
-                _unwaited.clear()
-            _unwaited[id(program)] = program, unwaited(program)
-        for use, product in _unwaited[id(program)][1]:
-            reports.register(use, product)
 
     def attach(self, scheduler: Scheduler) -> None:
         """A chunk has clocks and records of its own; those of global memory are the launch's."""
@@ -77,8 +92,9 @@ class Races(Observer):
         reports = Reports(chunk.log, chunk.memory, chunk.shared, self._sites, self.findings)
         self._shared = SharedRaces(chunk.shared, self._sites, self._clocks, reports)
         if self._global is None:
-            self._registers(reports, scheduler.program)
-            self._global = GlobalRaces(chunk.memory.ranges, self._sites, self._shape[1], Slices(scheduler.program))
+            for use, product in self._facts.unwaited:
+                reports.register(use, product)
+            self._global = GlobalRaces(chunk.memory.ranges, self._sites, self._shape[1], self._facts.slices)
         self._global.begin(chunk.memory, self._clocks, reports)
         self._issuers = np.zeros(0, np.int64)
         self._reports = reports

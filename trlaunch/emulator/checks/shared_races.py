@@ -81,14 +81,14 @@ class SharedRaces:
         if bad is not None:
             self.reports.shared(site, "load" if not strong else "atomic", touch, size, record, bad, "store")
         warp = touch.thread >> 5
-        made = records(self.clocks.epoch[touch.row, warp], touch.thread, self.sites.place(site))
+        made = records(self.clocks.now(touch.row, warp), touch.thread, self.sites.place(site))
         self.read[at, warp[:, None]] = made[:, None]
 
     def store(self, site: int, touch: Touch, size: int, strong: bool, *, flying: bool = False) -> None:
         """Lanes write, or begin a copy that does."""
         at = self._granules(touch, size)
         warp = touch.thread >> 5
-        made = records(self.clocks.epoch[touch.row, warp], touch.thread, self.sites.place(site))
+        made = records(self.clocks.now(touch.row, warp), touch.thread, self.sites.place(site))
         self._before_write(site, touch, at, size, strong, "copy" if flying else "atomic" if strong else "store")
         if flying:
             made = records(np.full(len(touch), FLYING), touch.thread, self.sites.place(site))
@@ -177,14 +177,14 @@ class SharedRaces:
         """``cp.async.wait_group``: the threads know that their copies have come."""
         for row, thread, at, record in self.copies.wait(mask, pending, every):
             place = places(record[:1])
-            made = records(self.clocks.epoch[row, thread >> 5], thread, int(place[0]))
+            made = records(self.clocks.now(row, thread >> 5), thread, int(place[0]))
             self.written[at] = np.where(self.written[at] == record[:, None], made[:, None], self.written[at])
 
     def reads_done(self, groups: Groups, mask: Array | None, pending: int) -> None:
         """Warpgroups know that operands have been read; threads, that what they store has."""
         for row, thread, at, record in groups.wait(mask, pending):
             warp = (thread >> 5)[:, None]
-            made = records(self.clocks.epoch[row, thread >> 5], thread, int(places(record[:1])[0]))
+            made = records(self.clocks.now(row, thread >> 5), thread, int(places(record[:1])[0]))
             self.flying[at, warp] = np.where(self.flying[at, warp] == record[:, None], 0, self.flying[at, warp])
             self.read[at, warp] = np.maximum(self.read[at, warp], made[:, None])
 
