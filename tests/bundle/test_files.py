@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import trlaunch
@@ -185,6 +189,23 @@ def fnv(data: bytes) -> int:
 )  # fmt: skip
 def test_names_become_identifiers(text, expected):
     assert identifier(text, "argument") == expected
+
+
+@given(st.text())
+def test_whatever_a_name_is_it_becomes_an_identifier(text):
+    found = identifier(text, "argument")
+    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", found)
+    assert "__" not in found
+
+
+@given(st.text())
+def test_whatever_a_text_is_it_stays_in_its_literal_and_its_comment(text):
+    assert ast.literal_eval(string(text)).encode("latin-1") == text.encode()
+    shown = comment(text)
+    assert shown.isascii()
+    assert shown.isprintable() or not shown
+    assert "*/" not in shown
+    assert "/*" not in shown
 
 
 def test_texts_become_c():

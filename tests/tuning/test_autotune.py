@@ -145,7 +145,9 @@ def test_a_key_that_is_met_again_is_not_measured_again(arrays, monkeypatch):
     again(x, y, out, N, device="emulator")
     assert len(measured) == 1
     assert again.report.cached
-    assert again.report.best == tuned.reports[next(iter(tuned.reports))].best
+    first_report = next(iter(tuned.reports.values()))
+    assert again.report.best == first_report.best
+    assert again.report.results == first_report.results
     # Other content, or another reference, does not.
     measured.clear()
     autotune(files[:1], key=["n_elements"], grid=GRID, **QUICK)(x, y, out, N, device="emulator")
@@ -267,6 +269,8 @@ def test_keys_and_references_that_are_not_understood(arrays):
         Candidate(ptx("add_kernel"), "c").settled_grid(None)
     with pytest.raises(ArgumentError, match="reference has 'z_ptr', which is no tensor"):
         autotune(ptx("add_kernel"), reference={"z_ptr": x}, grid=1)(x, y, out, N, device="emulator")
+    with pytest.raises(ArgumentError, match="key= gave .*: expected what JSON can hold"):
+        autotune(ptx("add_kernel"), key=lambda a: a["x_ptr"], grid=1)(x, y, out, N, device="emulator")
     tuned = autotune(ptx("add_kernel"), key=lambda a: a["n_elements"] // 1000, grid=GRID, cache=False, **QUICK)
     for n in (N, N - 16, 32):
         tuned(x, y, out, n, device="emulator")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -252,7 +253,11 @@ class Autotuner:
         """What decides: the key's values, and the dtypes of the tensors."""
         values: dict[str, Any] = {}
         if callable(self._key):
-            values["key"] = self._key(arguments)
+            values["key"] = found = self._key(arguments)
+            try:
+                json.dumps(found)
+            except (TypeError, ValueError) as error:
+                raise ArgumentError(f"key= gave {found!r:.60}: expected what JSON can hold ({error})") from None
         else:
             for name in self._key:
                 if name not in arguments:

@@ -149,8 +149,8 @@ def candidates_of(given: Any, options: Sequence[Mapping[str, Any]] | None) -> li
     seen: set[str] = set()
     for i, candidate in enumerate(found):
         label = candidate.label or _label(candidate.source)
-        if label in seen and isinstance(candidate.source, Path):
-            label = candidate.source.as_posix()
+        if label in seen:
+            label = _place(candidate.source) or label
         label = label if label not in seen else f"{label} #{i}"
         seen.add(label)
         found[i] = replace(candidate, label=label)
@@ -206,6 +206,12 @@ def _label(source: Any, options: Mapping[str, Any] | None = None) -> str:
     else:
         name = getattr(getattr(source, "fn", source), "__name__", str(source))
     return f"{name} {_shown(options)}".rstrip() if options else name
+
+
+def _place(source: Any) -> str | None:
+    """The path of a file or of what was made from one."""
+    path = source.artifact.path if isinstance(source, Kernel) else getattr(source, "path", source)
+    return path.as_posix() if isinstance(path, Path) else None
 
 
 def _shown(options: Mapping[str, Any]) -> str:
