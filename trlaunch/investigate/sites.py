@@ -19,9 +19,18 @@ from trlaunch.source_lines import chains, own_line
 __all__ = ["core_site", "fault_site", "lines_from"]
 
 _ABOVE_PTX = (Level.LLIR, Level.TTGIR, Level.TTIR)
-_TOUCHES = re.compile(
-    r"\b(?:tt\.(?:load|store|atomic\w*|descriptor\w*|experimental_descriptor\w*)|(?:ttg|ttng)\.\w*|load|store|call|"
-    r"cp\.async\w*)\b"
+#: An instruction of PTX -> the operations of the levels above that become it; first match wins.
+_BECOMES = (
+    (r"cp\.(?:reduce\.)?async\.bulk", r"tma_copy|descriptor_|tma_|cp\.(?:reduce\.)?async\.bulk"),
+    (r"cp\.async", r"async_copy|tt\.load|cp\.async"),
+    (r"mbarrier|fence\.", r"barrier|fence"),
+    (r"(?:wgmma|mma)\.", r"dot|mma"),
+    (r"ldmatrix|ld\.shared", r"local_load|ldmatrix|ld\.shared|convert_layout|tt\.(?:dot|reduce|scan)|\bload\b"),
+    (r"stmatrix|st\.shared", r"local_(?:store|alloc)|stmatrix|st\.shared|convert_layout|tt\.reduce|\bstore\b"),
+    (r"(?:atom|red)\.", r"atomic|atom\.|red\.|cmpxchg"),
+    (r"\bldu?\.", r"tt\.load|\bld\.global|\bload\b"),
+    (r"\bst\.", r"tt\.store|\bst\.global|\bstore\b"),
+    (r"call|trap", r"assert|call"),
 )
 _MOST = 3
 #: Address spaces whose addresses can be compared with those of arguments.
@@ -187,19 +196,20 @@ def lines_from(ptx: str, number: int | None, texts: Mapping[str, str], source: s
     if source:
         for level in _ABOVE_PTX:
             if text := texts.get(str(level)):
-                found += _matching(level, text, source)
+                found += _matching(level, text, source, found[0].text if found else "")
         name, _, line = source.rpartition(":")
         found.append(Line("python", name, int(line)) if line.isdigit() else Line("python", source, None))
     return tuple(found)
 
 
-def _matching(level: Level, text: str, source: str) -> list[Line]:
-    """The lines of a level that come from a line of Python: those that touch memory first, three at most."""
+def _matching(level: Level, text: str, source: str, instruction: str) -> list[Line]:
+    """The lines of a level from a line of Python: of several those that become the instruction, three at most."""
     try:
         every = chains(level, text)
     except ArtifactError:  # text of a release that the reader does not know: the report goes without this level
         return []
     rows = text.split("\n")
     hits = [i for i, chain in enumerate(every) if (own := own_line(chain)) is not None and str(own) == source]
-    touching = [i for i in hits if _TOUCHES.search(rows[i])]
-    return [Line(str(level), f"kernel.{level}", i + 1, rows[i]) for i in (touching or hits)[:_MOST]]
+    becomes = next((above for ptx, above in _BECOMES if re.search(ptx, instruction)), None)
+    same = [i for i in hits if becomes is not None and re.search(becomes, rows[i])]
+    return [Line(str(level), f"kernel.{level}", i + 1, rows[i]) for i in (same or hits)[:_MOST]]

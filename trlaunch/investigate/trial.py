@@ -153,7 +153,8 @@ class Trial:
                 "device": None if source._given_device is None else str(source._given_device),
             }
             settings = {**{key: value for key, value in given.items() if value is not None}, **settings}
-            artifact = source.artifact
+            # What options and target made of it; a kernel with dumps is tried without them.
+            artifact = source.code.ready if source.code.captures is None else source.artifact
         elif isinstance(source, Artifact):
             artifact = source
         elif Path(source).is_dir():
