@@ -22,7 +22,7 @@ import trlaunch.errors
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "trlaunch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ("torch", "triton", "cuda", "hip", "elftools", "msgpack", "rich", "typer", "jinja2")
+HEAVY = ("torch", "triton", "cuda", "hip", "elftools", "msgpack", "rich", "typer", "jinja2", "matplotlib")
 
 # Which parts may import what is only there with an extra, or is slow.
 ROOMS = {
@@ -31,6 +31,7 @@ ROOMS = {
     "cuda": ("trlaunch/cuda/",),
     "hip": ("trlaunch/hip/",),
     "typer": ("trlaunch/cli/",),
+    "matplotlib": ("trlaunch/dump/",),
     "rich": ("trlaunch/cli/", "trlaunch/tuning/progress.py"),
     "jinja2": ("trlaunch/investigate/html/",),
 }
