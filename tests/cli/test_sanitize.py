@@ -80,6 +80,14 @@ def test_a_launch_out_of_bounds_does_not_stop_a_program_that_collects(cli, artif
     assert "softmax_kernel         3         1" in found.out
 
 
+def test_a_kernel_takes_what_run_takes(cli, artifacts):
+    arguments = [f"-a{n}=ones:fp32:1024" for n in range(3)]
+    found = cli("sanitize", "--json", artifacts / "add_kernel.ptx", "--grid", "2", *arguments, "-a3=2048")
+    assert found.code == 4
+    (finding,) = found.json["findings"]
+    assert (finding["kind"], finding["cta"]) == ("out-of-bounds", [1, 0, 0])
+
+
 def test_only_what_is_asked_for_is_checked(cli, artifacts, program):
     assert cli("sanitize", "--check", "init", program, artifacts, "1").code == 0
 

@@ -18,6 +18,7 @@ import typer
 from trlaunch.arguments import UsageError
 from trlaunch.cli.compute_sanitizer import on_compute_sanitizer
 from trlaunch.cli.exits import Exit, reporting
+from trlaunch.cli.investigate import KERNELS
 from trlaunch.cli.options import Json
 from trlaunch.cli.output import print_json, table
 from trlaunch.emulator import settings
@@ -33,7 +34,10 @@ _PROGRAM = ("-m", "trlaunch.emulator.checks.program")
 def sanitize(
     words: Annotated[
         list[str],
-        typer.Argument(help="The command, after --: python script.py ...; or a script alone.", metavar="COMMAND"),
+        typer.Argument(
+            help="The command, after --: python script.py ...; or a script; or a kernel, with what `trlaunch run` takes.",
+            metavar="COMMAND",
+        ),
     ],
     tool: Annotated[
         str,
@@ -107,6 +111,8 @@ def command_of(words: Sequence[str]) -> list[str]:
         A script does not exist.
     """
     first = Path(words[0])
+    if first.suffix in KERNELS or first.is_dir():
+        return [sys.executable, "-m", "trlaunch", "run", *words, "--device", "emulator"]
     if first.suffix == ".py":
         if not first.is_file():
             raise UsageError(f"{str(first)!r} does not exist")
@@ -123,9 +129,7 @@ def command_of(words: Sequence[str]) -> list[str]:
 
 def _run(command: Sequence[str], environment: dict[str, str], timeout: float | None, quiet: bool) -> int:
     try:
-        done = subprocess.run(
-            command, env=environment, timeout=timeout, check=False, stdout=2 if quiet else None
-        )
+        done = subprocess.run(command, env=environment, timeout=timeout, check=False, stdout=2 if quiet else None)
     except FileNotFoundError:
         raise UsageError(f"{command[0]!r} is not a command") from None
     except PermissionError as error:
