@@ -35,7 +35,7 @@ def sanitize(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="The command, after --: python script.py ...; or a script; or a kernel, with what `trlaunch run` takes.",
+            help="A command after --: python script.py ...; or a script; or a kernel and what `trlaunch run` takes.",
             metavar="COMMAND",
         ),
     ],
