@@ -31,7 +31,7 @@ ROOMS = {
     "cuda": ("trlaunch/cuda/",),
     "hip": ("trlaunch/hip/",),
     "typer": ("trlaunch/cli/",),
-    "matplotlib": ("trlaunch/dump/",),
+    "matplotlib": ("trlaunch/dump/", "trlaunch/emulator/"),
     "rich": ("trlaunch/cli/", "trlaunch/tuning/progress.py"),
     "jinja2": ("trlaunch/investigate/html/",),
 }
