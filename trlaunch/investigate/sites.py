@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -189,6 +190,7 @@ def lines_from(ptx: str, number: int | None, texts: Mapping[str, str], source: s
     """
     found: list[Line] = []
     rows = ptx.split("\n")
+    own = None
     if number is not None and 0 < number <= len(rows):
         found.append(Line("ptx", "kernel.ptx", number, rows[number - 1]))
         own = own_line(chains(Level.PTX, ptx)[number - 1])
@@ -198,7 +200,8 @@ def lines_from(ptx: str, number: int | None, texts: Mapping[str, str], source: s
             if text := texts.get(str(level)):
                 found += _matching(level, text, source, found[0].text if found else "")
         name, _, line = source.rpartition(":")
-        found.append(Line("python", name, int(line)) if line.isdigit() else Line("python", source, None))
+        text = "" if own is None else linecache.getline(own.file, own.line).rstrip("\n")  # empty: it is not here
+        found.append(Line("python", name, int(line), text) if line.isdigit() else Line("python", source, None))
     return tuple(found)
 
 
