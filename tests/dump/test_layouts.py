@@ -15,6 +15,7 @@ from tests import corpus
 from trlaunch import ArgumentError
 from trlaunch.dump.choose import candidates
 from trlaunch.dump.layouts import layout_of
+from trlaunch.lowering.triton_compiler import installed_release
 from trlaunch.mlir_types import split_tensor
 
 SIZES = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128])
@@ -109,7 +110,10 @@ def test_triton_has_the_same_layouts(builder):
         ours = layout_of(shape, text, {})
         assert [list(b) for b in ours.bases["lane"]] == theirs.lane_bases, text
         assert [list(b) for b in ours.bases["warp"]] == theirs.warp_bases, text
-        assert [list(b) for b in ours.bases["register"]] == theirs.reg_bases, text
+        if installed_release() < (3, 9):  # which leaves some registers out that hold what another one holds
+            assert [list(b) for b in ours.bases["register"]] == theirs.reg_bases, text
+        registers = [list(b) for b in ours.without_copies().bases["register"]]
+        assert registers == [b for b in theirs.reg_bases if any(b)], text
 
     same()
 
