@@ -94,3 +94,32 @@ def test_a_device_that_a_candidate_killed_ends_the_tuning(fakecuda):
     )
     assert "add_kernel.cubin left cuda:0 unusable for this process" in recorded.stdout
     assert "isolated=True" in recorded.stdout
+
+
+def test_a_fault_of_a_gpu_in_isolation_is_a_fault_and_the_others_are_tuned(fakecuda):
+    recorded = fakecuda.run(
+        """
+        import json, os
+        import trlaunch
+        from tests.corpus import find
+        x = trlaunch.asarray([1.0] * 1024, "fp32", device="cuda:0")
+        files = {"dies": find("3.6.0", "cuda:90", "add_kernel").path("cubin"),
+                 "lives": find("3.9.0", "cuda:90", "add_kernel").path("cubin")}
+        from trlaunch.tuning import isolated
+        from trlaunch import investigate
+        run = investigate.run
+        def once(trial, timeout):  # the first process alone meets a device that faults
+            os.environ["FAKECUDA_FAIL"] = "" if once.met else "cuStreamSynchronize=700:0"
+            once.met = True
+            return run(trial, timeout)
+        once.met = False
+        investigate.run = once
+        tuned = trlaunch.autotune(files, grid=1, isolated=True, cache=False, warmup=0, rep=0)
+        tuned(x, x, x, 1024)
+        print(json.dumps([[r.status, r.message] for r in tuned.report.results]))
+        """
+    )
+    dies, lives = recorded.json()
+    assert dies[0] == "fault"
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in dies[1]
+    assert lives == ["ok", ""]

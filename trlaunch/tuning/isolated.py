@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from trlaunch.cuda.status import STICKY
 from trlaunch.driver import Device
 from trlaunch.tuning.candidate import Candidate
 
@@ -34,10 +35,12 @@ def run_isolated(
         kernel, grid=grid, args=args, named=named, device=str(device), check="error", **settings
     )  # of the arguments as they are at this time
     outcome = run(trial, timeout)
-    message = ""
+    status, message = outcome.status, ""
+    if status == "error" and outcome.error is not None and outcome.error.code in STICKY:
+        status = "fault"  # hipError_t has the same numbers for what a kernel dies of
     if outcome.status != "ok":
         message = (
             outcome.error.message if outcome.error is not None else (outcome.stderr.strip().splitlines() or [""])[-1]
         )
         message = message.partition("\n")[0] or f"after {outcome.seconds:.1f} s of {timeout:g} s"
-    return outcome.status, message, outcome.outputs
+    return status, message, outcome.outputs
