@@ -83,14 +83,11 @@ def test_hooks_are_added_once_and_removed_by_name():
     def hook(launch):
         raise AssertionError(launch)
 
-    original = vars(Kernel)["launch"]
     hooks.before.add(hook)
     hooks.before.add(hook)
     assert list(hooks.before) == [hook]
-    assert vars(Kernel)["launch"] is not original
     assert "Check, pack and launch" in (Kernel.launch.__doc__ or "")
     hooks.before.remove(hook)
-    assert vars(Kernel)["launch"] is original
     assert len(hooks.before) == len(hooks.after) == 0
     with pytest.raises(ArgumentError, match="is not among the hooks before launches"):
         hooks.before.remove(hook)
@@ -151,8 +148,10 @@ seen = []
 def hook(launch):
     seen.append([launch.name, list(launch.grid)])
 early = {k: k.bind(grid=(3,)) for k in (anywhere, fixed)}
+captured = {k: k.launch for k in (anywhere, fixed)}
 def everything(label):
     for k in (anywhere, fixed):
+        captured[k]((9,), *values)
         k.launch((1,), *values, device=device)
         k.launch((2,), *values, device=device)
         early[k](*values)
@@ -188,16 +187,17 @@ def test_every_way_to_launch_passes_the_hooks_and_keeps_its_plan(fakecuda, mode)
     assert found_mode == mode.name
     explained = {label: n for label, n, _ in result}
     seen = {label: n for label, _, n in result}
-    assert (seen["before"], seen["hooked"], seen["again"]) == (0, 12, 12 + 12 + 2)
+    assert (seen["before"], seen["hooked"], seen["again"]) == (0, 14, 14 + 14 + 2)
     assert seen["new"] == seen["again"] + 2
     assert seen["after"] == seen["at last"] == seen["new"]
     without = explained["before"] - explained["learning"]
-    assert explained["hooked"] - explained["before"] <= without, "under the hooks launches go by their plans"
+    # Under the hooks launches go by their plans; what device= was is learned anew, once for each of the two kernels.
+    assert explained["hooked"] - explained["before"] <= without + 2
     assert explained["again"] - explained["hooked"] <= without
-    assert explained["after"] - explained["new"] <= without
+    assert explained["after"] - explained["new"] <= without + 2
     assert explained["at last"] == explained["after"]
     launches = recorded.of("cuLaunchKernelEx")
-    assert len(launches) == 4 * 12 + 12 + 2 + 2 + 2 + 1
+    assert len(launches) == 5 * 14 + 2 + 2 + 2 + 1
     assert {launch.status for launch in launches} == {0}
 
 
@@ -215,15 +215,15 @@ fixed = kernel._launches.fixed
 switch.register(kernel, n.Launches, fixed)
 switch._fill(kernel._launches, kernel)
 seen = []
-def wrap(original):
-    def launch(self, *args):
-        seen.append(args)
-        return original(self, *args)
-    return launch
-switch.switch_on(Kernel, wrap)
+def explain(self, *given):
+    seen.append(given)
+Kernel.launch = n.Method(explain)
+kernel.launch((1,), *arguments)
+assert len(seen) == 0
+switch.switch_on(print)
 kernel.launch((1,), *arguments)
 assert len(seen) == 1
-switch.switch_off(Kernel)
+switch.switch_off()
 for _ in range(count):"""
     script = SCRIPT.replace(
         "        self._launches = n.Launches(False)",

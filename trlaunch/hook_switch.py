@@ -1,7 +1,7 @@
 """The switch under `trlaunch.hooks`: how a launch comes to pass the hooks, and costs nothing while there are none.
 
-Nothing asks at a launch whether there is a hook. While there is one, the method ``launch`` of the class of kernels is
-another function, and what bound callables look into for a kernel's plans is empty, so that they go to that method too.
+A launch that goes by a plan asks nothing. While there is a hook no kernel has plans where launches look for them: they
+are put aside, so that every launch takes the way through the interpreter, which asks for `around` and finds them here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["bindable", "register", "relaunch", "seen_by_triton", "switch_off", "switch_on"]
+__all__ = ["around", "plans_of", "register", "seen_by_triton", "switch_off", "switch_on"]
+
+around: Callable[..., Any] | None = None
+"""What a launch without a plan goes through: called with kernel, launcher, grid, args, stream, device, named."""
 
 _lock = threading.Lock()
 _kernels: weakref.WeakSet[Any] = weakref.WeakSet()
-_parked: weakref.WeakKeyDictionary[Any, Any] | None = None
-"""While launches are hooked: the plans that a kernel's bound callables look into, which are none."""
-_original: Any = None
+_aside: weakref.WeakKeyDictionary[Any, Any] | None = None
+"""The plans of each kernel while launches are hooked."""
 
 seen_by_triton: weakref.WeakSet[Any] = weakref.WeakSet()
 """Kernels whose launches Triton's own hooks see already, as those of `trlaunch.patch_triton`."""
@@ -28,47 +30,38 @@ def register(kernel: Any, make: Callable[[bool], Any], fixed: bool) -> None:
     with _lock:
         kernel._launches = make(fixed)
         _kernels.add(kernel)
-        if _parked is not None:
-            _parked[kernel] = make(fixed)
+        if _aside is not None:
+            _aside[kernel] = make(fixed)
 
 
-def bindable(kernel: Any) -> Any:
-    """The plans that a bound callable of a kernel looks into."""
-    parked = _parked
-    return kernel._launches if parked is None else parked[kernel]
+def plans_of(kernel: Any) -> Any:
+    """The plans of a kernel, wherever they are."""
+    aside = _aside
+    return kernel._launches if aside is None else aside[kernel]
 
 
-def relaunch(kernel: Any, grid: Any, *args: Any, **named: Any) -> Any:
-    """``kernel.launch``, whichever it is at this time."""
-    return kernel.launch(grid, *args, **named)
-
-
-def switch_on(kind: type, wrap: Callable[[Any], Any]) -> None:
-    """Have every launch of kernels of a class go through ``wrap(launch)``."""
-    global _parked, _original
+def switch_on(through: Callable[..., Any]) -> None:
+    """Have every launch go through a function; see `around`."""
+    global around, _aside
     with _lock:
-        assert _parked is None
-        _original = vars(kind)["launch"]
-        _parked = weakref.WeakKeyDictionary()
-        kind.launch = wrap(_original)  # type: ignore[attr-defined]
+        assert _aside is None
+        aside: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         for kernel in list(_kernels):
-            bound = kernel._launches
-            kernel._launches = type(bound)(bound.fixed)
-            _fill(kernel._launches, kernel)
-            bound.forget()
-            _parked[kernel] = bound
+            aside[kernel] = type(kernel._launches)(kernel._launches.fixed)
+            _fill(aside[kernel], kernel)
+        around, _aside = through, aside
+        for kernel in list(_kernels):
+            kernel._launches.forget()
 
 
-def switch_off(kind: type) -> None:
-    """Have launches go where they went before."""
-    global _parked, _original
+def switch_off() -> None:
+    """Have launches go by their plans again."""
+    global around, _aside
     with _lock:
-        assert _parked is not None
-        kind.launch = _original  # type: ignore[attr-defined]
-        parked, _parked, _original = _parked, None, None
-        for kernel, bound in list(parked.items()):
-            _fill(bound, kernel)
-            kernel._launches = bound
+        assert _aside is not None
+        around = _aside = None
+        for kernel in list(_kernels):
+            _fill(kernel._launches, kernel)
 
 
 def _fill(plans: Any, kernel: Any) -> None:

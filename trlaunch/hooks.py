@@ -13,7 +13,6 @@ the calls of the hooks.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from trlaunch import hook_switch
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, TrlaunchError
-from trlaunch.kernel import Kernel
 
 if TYPE_CHECKING:
+    from trlaunch.kernel import Kernel
     from trlaunch.metadata import Metadata
 
 __all__ = ["Hook", "Hooks", "Launch", "after", "before", "nvtx", "proton"]
@@ -170,30 +169,33 @@ def _switch() -> None:
     if wanted == _on:
         return
     if wanted:
-        hook_switch.switch_on(Kernel, _hooked)
+        hook_switch.switch_on(_around)
     else:
-        hook_switch.switch_off(Kernel)
+        hook_switch.switch_off()
     _on = wanted
 
 
-def _hooked(original: Callable[..., Any]) -> Callable[..., Any]:
-    """``Kernel.launch`` between the hooks."""
-
-    @functools.wraps(original)
-    def launch(self: Kernel, grid: Any, *args: Any, stream: Any = None, device: Any = None, **named: Any) -> Any:
-        event = Launch(self, grid, args, named, stream, device)
-        try:
-            for hook in before._hooks:
-                hook(event)
-            return original(self, grid, *args, stream=stream, device=device, **named)
-        except BaseException as error:
-            event.error = error
-            raise
-        finally:
-            for hook in reversed(after._hooks):
-                hook(event)
-
-    return launch
+def _around(
+    kernel: Kernel,
+    launch: Callable[..., Any],
+    grid: Any,
+    args: tuple[Any, ...],
+    stream: Any,
+    device: Any,
+    named: Mapping[str, Any],
+) -> Any:
+    """A launch between the hooks."""
+    event = Launch(kernel, grid, args, named, stream, device)
+    try:
+        for hook in before._hooks:
+            hook(event)
+        return launch(grid, args, stream, device, named)
+    except BaseException as error:
+        event.error = error
+        raise
+    finally:
+        for hook in reversed(after._hooks):
+            hook(event)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trlaunch import hook_switch, launching, streams
+from trlaunch import launching, streams
 from trlaunch.artifact import Artifact, Level
 from trlaunch.check import Finding, Report, Subject, audit, audit_grid
 from trlaunch.code import Code
@@ -395,7 +395,7 @@ class Kernel(launching.Launched):
         function = self._function(loaded)
         if buffer is None and not self._wants_scratch(loaded):
             loaded.driver.launch(function, config, packed)
-            launching.learn(self._launches, loaded, function, config, device)
+            launching.learn(self, loaded, function, config, device)
             return None
         scratch: list[tuple[str, int]] = []
         try:
@@ -426,7 +426,7 @@ class Kernel(launching.Launched):
         """
         shape = grid_sizes(grid)
         handle = None if stream is None else streams.handle(stream)
-        explain = functools.partial(hook_switch.relaunch, self, grid, stream=stream, device=device)
+        explain = functools.partial(self.launch, grid, stream=stream, device=device)
         if self._captures is not None:
             return explain
         return launching.bind(self, explain, shape, handle, device)

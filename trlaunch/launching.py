@@ -138,7 +138,7 @@ def register(kernel: Any, fixed: bool) -> None:
 
 
 def learn(
-    known: Any,
+    kernel: Any,
     loaded: Any,
     function: Function,
     config: LaunchConfig,
@@ -148,15 +148,15 @@ def learn(
 
     Parameters
     ----------
-    known : Launches
-        Of the kernel.
+    kernel : Kernel
     loaded
-        The kernel on this device: ``driver``, ``properties``, ``packer``, ``findings``, and ``plan``, which is set.
+        It on this device: ``driver``, ``properties``, ``packer``, ``findings``, and ``plan``, which is set.
     function, config
         What was launched, and how.
     device : object
         What the caller gave as ``device=``.
     """
+    known = hook_switch.plans_of(kernel)
     direct_launch = getattr(loaded.driver, "direct_launch", None)
     if MODE == "explain" or direct_launch is None or loaded.plan is False:
         return
@@ -264,25 +264,47 @@ def _know_torch() -> None:
 
 
 def accelerated(function: _F) -> _F:
-    """Have a method that launches try the plans in ``self._launches`` first."""
+    """Have a method that launches try the plans in ``self._launches`` first, and what is around launches then."""
+
+    @functools.wraps(function)
+    def explain(self: Any, grid: Any, *args: Any, stream: Any = None, device: Any = None, **named: Any) -> Any:
+        around = hook_switch.around
+        if around is None:
+            return function(self, grid, *args, stream=stream, device=device, **named)
+        launch = functools.partial(_launch_hooked, self, function)
+        return around(self, launch, grid, args, stream, device, named)
+
     if MODE == "explain":
-        return function
+        return explain  # type: ignore[return-value]
     if _native is not None:
-        method: _F = _native.Method(function)
+        method: _F = _native.Method(explain)
         return method
 
     @functools.wraps(function)
     def launch(self: Any, grid: Any, *args: Any, stream: Any = None, device: Any = None, **named: Any) -> Any:
         if device is None and not named and self._launches.run(grid, args, stream):
             return None
-        return function(self, grid, *args, stream=stream, device=device, **named)
+        return explain(self, grid, *args, stream=stream, device=device, **named)
 
     return launch  # type: ignore[return-value]
 
 
+def _launch_hooked(
+    kernel: Any, function: Callable[..., Any], grid: Any, args: Any, stream: Any, device: Any, named: Any
+) -> Any:
+    """Launch by the plans that were put aside, or by the explaining path."""
+    explain = functools.partial(function, kernel, grid, stream=stream, device=device)
+    plans = hook_switch.plans_of(kernel)
+    if _native is not None:
+        return _native.Bound(plans, explain, grid, stream, device)(*args, **named)
+    if MODE != "explain" and device is None and not named and plans.run(grid, args, stream):
+        return None
+    return explain(*args, **named)
+
+
 def bind(kernel: Any, explain: Callable[..., Any], grid: Any, stream: Any, device: Any) -> Callable[..., Any]:
     """A callable that launches on `grid`, by a plan or by `explain`."""
-    known = hook_switch.bindable(kernel)
+    known = kernel._launches
     if _native is not None:
         bound: Callable[..., Any] = _native.Bound(known, explain, grid, stream, device)
         return bound
