@@ -26,8 +26,9 @@ def grid_sizes(grid: int | Sequence[int]) -> tuple[int, int, int]:
         sizes = [int(grid)] if hasattr(grid, "__index__") else [int(size.__index__()) for size in grid]
     except (TypeError, AttributeError):
         sizes = []
-    if not 1 <= len(sizes) <= 3 or any(size < 0 for size in sizes):
-        raise ArgumentError(f"grid={grid!r:.60}: expected an int or one to three ints, none negative")
+    if isinstance(grid, bool) or not 1 <= len(sizes) <= 3 or any(size < 0 for size in sizes):
+        hint = "; call it: a compiled kernel has no constants for it to read" if callable(grid) else ""
+        raise ArgumentError(f"grid={grid!r:.60}: expected an int or one to three ints, none negative{hint}")
     x, y, z = (*sizes, 1, 1)[:3]
     return (x, y, z)
 

@@ -120,6 +120,11 @@ def _text_kernels(artifact: Artifact, name: str | None) -> list[dict[str, Any]]:
     found = {n: n for n in _FUNCTIONS[artifact.level].findall(artifact.text)}
     if name is not None and name not in found:
         raise ArtifactError(f"no kernel {name!r} in {artifact.label}: {nearest(name, found)}")
+    if not found:
+        marks = "a define ptx_kernel or amdgpu_kernel" if artifact.level is Level.LLIR else "a public tt.func"
+        raise ArtifactError(
+            f"{artifact.label} is taken for {artifact.level} by its name, and holds no kernel: expected {marks}"
+        )
     kernels = []
     for symbol in [name] if name else found:
         source = (
