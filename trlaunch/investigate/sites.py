@@ -15,7 +15,7 @@ from trlaunch.investigate import symptoms
 from trlaunch.investigate.carried import Spot
 from trlaunch.investigate.evidence import Line, Site
 from trlaunch.investigate.trial import Outcome
-from trlaunch.source_lines import chains, own_line
+from trlaunch.source_lines import Chain, chains, own_line
 
 __all__ = ["core_site", "fault_site", "lines_from"]
 
@@ -193,7 +193,7 @@ def lines_from(ptx: str, number: int | None, texts: Mapping[str, str], source: s
     own = None
     if number is not None and 0 < number <= len(rows):
         found.append(Line("ptx", "kernel.ptx", number, rows[number - 1]))
-        own = own_line(chains(Level.PTX, ptx)[number - 1])
+        own = own_line(_chain(ptx, rows, number))
         source = str(own) if own is not None else source
     if source:
         for level in _ABOVE_PTX:
@@ -203,6 +203,20 @@ def lines_from(ptx: str, number: int | None, texts: Mapping[str, str], source: s
         text = "" if own is None else linecache.getline(own.file, own.line).rstrip("\n")  # empty: it is not here
         found.append(Line("python", name, int(line), text) if line.isdigit() else Line("python", source, None))
     return tuple(found)
+
+
+def _chain(ptx: str, rows: Sequence[str], number: int) -> Chain:
+    """The source lines of a line of PTX; inside inline assembly those of its first instruction.
+
+    Triton 3.9 counts up the lines of an inline assembly of several instructions as if they were the source's.
+    """
+    every = chains(Level.PTX, ptx)
+    for i in range(number - 1, -1, -1):
+        if "// end inline asm" in rows[i]:
+            break
+        if "// begin inline asm" in rows[i]:
+            return next((chain for chain in every[i:number] if chain), ())
+    return every[number - 1]
 
 
 def _matching(level: Level, text: str, source: str, instruction: str) -> list[Line]:
