@@ -306,6 +306,7 @@ class SharedMemory:
         self.flat = {size: view.reshape(-1) for size, view in self.views.items()}
         self.common = np.zeros(self.stride, bool)
         self.own: Array | None = None
+        self.writes = 0  # counts instructions that wrote, as that of `GlobalMemory`
         self._rows = {size: np.arange(ctas, dtype=np.int64)[:, None] * (self.stride // size) for size in VIEWS}
 
     def _index(self, address: Array, mask: Array | None, size: int, site: int, action: str) -> Array:
@@ -356,6 +357,7 @@ class SharedMemory:
             mask = _trim(mask)
             if mask is _NOBODY:
                 return
+        self.writes += 1
         index = self._index(address, mask, size, site, "store")
         uniform = index.shape[0] == 1
         if uniform and (mask is None or mask.shape[0] == 1):
@@ -394,15 +396,20 @@ class SharedMemory:
             mask = _trim(mask)
             if mask is _NOBODY:
                 return np.zeros((1, 1), dtype)
+        self.writes += 1
         index = self._index(address, mask, size, site, "atomic")
         shape = self.log.lanes
         rows = np.broadcast_to(index + self._rows[size], shape)
         self._check(address, index, mask, size, site)
-        here = np.ones(shape, bool) if mask is None else np.broadcast_to(mask, shape)
         result = np.zeros(shape, dtype)
         view = self.flat[size].view(dtype)
-        values = [np.broadcast_to(o, shape)[here] for o in operands]
-        result[here], _ = serialise(view, rows[here], change, values)
+        here: Any = ... if mask is None else np.broadcast_to(mask, shape)
+        if mask is not None and mask.shape[0] == 1 and mask.shape[1] > 1:
+            here = slice(None), np.flatnonzero(mask[0])  # the same lanes of every CTA: look at no others
+        picked = rows[here]
+        values = [np.broadcast_to(o, shape)[here].ravel() for o in operands]
+        old, _ = serialise(view, picked.ravel(), change, values)
+        result[here] = old.reshape(picked.shape)
         return result
 
     def written_by(self, rows: Array, units: Array, size: int) -> None:

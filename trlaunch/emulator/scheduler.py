@@ -31,6 +31,8 @@ __all__ = ["DEFAULT_STEP_LIMIT", "Scheduler"]
 DEFAULT_STEP_LIMIT = 5_000_000
 #: Rounds of polling without any change to memory that count as a deadlock.
 _MAX_SPINS = 500
+#: Every so many rounds in which something was written, all of shared memory is looked at.
+_LOOK = 32
 
 
 @dataclass(slots=True)
@@ -67,6 +69,8 @@ class Scheduler:
         self.whole = chunk.start is None  # no lane has exited and none is missing
         self._spins = 0
         self._spin_mark = (-1, 0)
+        self._written = (-1, -1)
+        self._looks = 0
         self._force = False
         self._site_of_end = _sites_of_ends(program)
 
@@ -153,10 +157,18 @@ class Scheduler:
             if self.waiting:
                 raise self._deadlock()
             return False
-        # Polling code passes what it read through shared memory, so writing there is no progress; other bytes are.
-        mark = self.chunk.memory.writes, zlib.crc32(self.chunk.shared.bytes.data)
-        self._spins = self._spins + 1 if mark == self._spin_mark else 0
-        self._spin_mark = mark
+        # Polling code passes what it read through shared memory, so writing there is no progress by itself; other bytes
+        # are. To look at all of them each time would cost more than what runs in between.
+        written = self.chunk.memory.writes, self.chunk.shared.writes
+        if written == self._written:
+            self._spins += 1
+        else:
+            self._looks = (self._looks + 1) % _LOOK
+            if self._looks == 0 or self._spins:
+                mark = self.chunk.memory.writes, zlib.crc32(self.chunk.shared.bytes.data)
+                self._spins = self._spins + 1 if mark == self._spin_mark else 0
+                self._spin_mark = mark
+        self._written = written
         if self._spins > _MAX_SPINS:
             raise self._livelock()
         # When nothing but waiting parts of warps came round, run one of them as it is.

@@ -198,6 +198,7 @@ class TensorCopies:
                 data = _rounded(data, tensor.element)
             signal = np.broadcast_to(barrier, self.log.lanes)[rows, lanes]
             self._about(site, "load", rows, lanes, index, places, signal)
+            self.shared.writes += 1
             self.shared.flat[16][index + (rows * (self.shared.stride // 16))[:, None, None]] = data
             self.barriers.complete(rows, signal, tensor.nbytes, site)
             self.barriers.expect(rows, signal, index.reshape(len(rows), -1))
