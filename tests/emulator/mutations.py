@@ -382,6 +382,8 @@ def reason(mutant: Mutant) -> str:
     if mutant.line is None or mutant.kind not in _DROPPED or mutant.kind in ("shared store", "arrival"):
         return "the result is the same"
     lines = mutant.subject.text.splitlines()
+    if not _executed(mutant.subject, mutant.line):
+        return "it is not executed in this launch"
     similar = [n + 1 for n, line in enumerate(lines) if re.match(_DROPPED[mutant.kind], line) and n + 1 != mutant.line]
     nearest = sorted(similar, key=lambda n: abs(n - mutant.line))[:_NEIGHBOURS]
     for chosen in [*([n] for n in nearest), *(nearest[: k + 1] for k in range(1, len(nearest)))]:
@@ -393,9 +395,21 @@ def reason(mutant: Mutant) -> str:
     return "there are no accesses that it alone could order"
 
 
+def _executed(subject: Subject, line: int) -> bool:
+    """Whether any thread comes to a line: it would not get past a trap there."""
+    lines = subject.text.splitlines()
+    lines[line - 1] = "trap;"
+    return judge(Mutant(subject, "trap", f"line {line}", "\n".join(lines) + "\n")) == "trap"
+
+
+_found: dict[str, frozenset[Any]] = {}
+
+
 def _races(subject: Subject, dropped: list[int]) -> frozenset[Any]:
     """What is found with these lines missing, all of it."""
-    lines = ["//" if n + 1 in dropped else line for n, line in enumerate(subject.text.splitlines())]
-    with trlaunch.emulator.checking(collect=True) as findings, suppress(AssertionError):
-        subject.run("\n".join(lines) + "\n")
-    return frozenset((f.fault.kind, f.ptx_lines) for f in findings)
+    text = "\n".join("//" if n + 1 in dropped else line for n, line in enumerate(subject.text.splitlines())) + "\n"
+    if text not in _found:
+        with trlaunch.emulator.checking(collect=True) as findings, suppress(AssertionError):
+            subject.run(text)
+        _found[text] = frozenset((f.fault.kind, f.ptx_lines) for f in findings)
+    return _found[text]

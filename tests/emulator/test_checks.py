@@ -17,7 +17,7 @@ import trlaunch.emulator
 from tests.emulator.launching import assert_ptxas_accepts, launch, wrap
 from trlaunch.emulator import settings
 from trlaunch.emulator.checks.clocks import MOST_BARRIERS, Clocks, Releases
-from trlaunch.emulator.checks.lanes import Groups, Touch
+from trlaunch.emulator.checks.lanes import Groups, Touch, differ
 from trlaunch.emulator.checks.records import epochs, places, records, threads
 from trlaunch.errors import EmulatorError, Fault
 
@@ -421,6 +421,17 @@ def test_touches_are_the_active_lanes_in_order() -> None:
     assert touch.thread.tolist() == [40, 5]
     rows = Touch.of(np.arange(16, dtype=np.uint32)[None], None, None, (1, 64))  # ldmatrix.x1: eight rows a warp
     assert rows.thread.tolist() == [n * 4 for n in range(16)]
+
+
+def test_values_differ_by_more_than_rounding() -> None:
+    one = np.array([1.0, 1.0, 1.0, 0.0, np.inf], np.float32)
+    other = np.array([1.0, 1.0000001, 1.001, 1e-30, 1.0], np.float32)
+    assert differ(one, other).tolist() == [False, False, True, True, True]
+    assert differ(np.arange(4, dtype=np.uint32), np.arange(1, 5, dtype=np.uint32)).all()
+    assert differ(np.array([1, 2], np.uint16), np.array([1, 3], np.uint16)).tolist() == [False, True]
+    pairs = np.array([[1.0, 2.0], [1.0, 2.0]], np.float32)
+    others = np.array([[1.0, 2.0000002], [1.0, 3.0]], np.float32)
+    assert differ(pairs.view(np.uint64)[:, 0], others.view(np.uint64)[:, 0]).tolist() == [False, True]
 
 
 def test_more_mbarriers_than_are_told_apart_share_the_last() -> None:

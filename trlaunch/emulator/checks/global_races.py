@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trlaunch.emulator.checks.clocks import EVERYWHERE, Clocks
-from trlaunch.emulator.checks.lanes import Touch
+from trlaunch.emulator.checks.lanes import Touch, differ
 from trlaunch.emulator.checks.records import Sites, epochs, places, records, threads
 from trlaunch.emulator.instructions.base import Array
 from trlaunch.errors import EmulatorError
@@ -181,7 +181,7 @@ class GlobalRaces:
             return
         order = np.argsort(touch.address, kind="stable")
         address, value = touch.address[order], touch.value[order]
-        differs = (address[1:] == address[:-1]) & (value[1:] != value[:-1])
+        differs = (address[1:] == address[:-1]) & differ(value[1:], value[:-1])
         if not differs.any():
             return
         bad = np.zeros(at.shape, bool)

@@ -11,7 +11,10 @@ import numpy as np
 
 from trlaunch.emulator.instructions.base import Array
 
-__all__ = ["Groups", "Touch", "warps_of", "wide"]
+__all__ = ["Groups", "Touch", "differ", "warps_of", "wide"]
+
+
+_TINY, _ROUNDING = np.float32(2**-100), np.float32(2**-20)
 
 
 def wide(mask: Array | None, shape: tuple[int, int]) -> Array:
@@ -23,6 +26,22 @@ def wide(mask: Array | None, shape: tuple[int, int]) -> Array:
 def warps_of(mask: Array | None, shape: tuple[int, int]) -> Array:
     """The warps, shape (C, W), that have any lane in a mask."""
     return np.asarray(wide(mask, shape).reshape(shape[0], -1, 32).any(axis=2))
+
+
+def differ(one: Array, other: Array) -> Array:
+    """Whether elements of 1 to 16 bytes differ by more than the rounding of fp32.
+
+    Lanes that reduce the same numbers in another order (or with another of two products fused) store what is not quite
+    the same; Triton has all of them store it.
+    """
+    unequal: Array = one != other
+    if one.dtype.itemsize < 4 or not unequal.any():
+        return unequal
+    x, y = (np.ascontiguousarray(v).view(np.float32).reshape(len(v), -1) for v in (one, other))
+    normal = (np.abs(x) > _TINY) & (np.abs(y) > _TINY) & (np.abs(x) < np.inf)
+    close = normal & (np.abs(x - y) <= np.maximum(np.abs(x), np.abs(y)) * _ROUNDING)
+    same = x.view(np.uint32) == y.view(np.uint32)
+    return np.asarray(unequal & ~(close | same).all(axis=1))
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trlaunch.emulator.checks.clocks import WARPS, Clocks
-from trlaunch.emulator.checks.lanes import Groups, Touch
+from trlaunch.emulator.checks.lanes import Groups, Touch, differ
 from trlaunch.emulator.checks.records import ASYNC, EPOCH, FLYING, Sites, epochs, places, records, threads
 from trlaunch.emulator.instructions.base import Array
 
@@ -127,7 +127,7 @@ class SharedRaces:
             return
         both = np.lexsort((touch.address, touch.row))
         row, address, value = touch.row[both], touch.address[both], touch.value[both]
-        differs = (address[1:] == address[:-1]) & (row[1:] == row[:-1]) & (value[1:] != value[:-1])
+        differs = (address[1:] == address[:-1]) & (row[1:] == row[:-1]) & differ(value[1:], value[:-1])
         if not differs.any():
             return
         where = int(np.flatnonzero(differs)[0])
