@@ -333,6 +333,37 @@ OPS += [
     for name, count in (("add", 2), ("sub", 2), ("mul", 2), ("div", 2), ("fma", 3), ("sqrt", 1), ("rcp", 1))
     for mode in ("rz", "rm", "rp")
 ]  # fmt: skip
+
+
+def compared(kind: str, holds, one: int):
+    """A comparison of both halves, `one` in the result where it holds."""
+
+    def pairs(a: int, b: int) -> int:
+        def value(bits: int) -> float:
+            return struct.unpack("<e", struct.pack("<H", bits))[0] if kind == "f16" else from_bf16(bits)
+
+        halves = (holds(value(a >> n & 0xFFFF), value(b >> n & 0xFFFF)) for n in (0, 16))
+        return sum(one << n for n, true in zip((0, 16), halves, strict=True) if true)
+
+    return pairs
+
+
+HALVES = [0, 0x80000000, 0x3C003F80, 0xBF80BC00, 0x7E007FC0, 0x7C00FC00, 0x7F80FF80, 0x00010001]
+UNORDERED = {"lt": lambda a, b: a < b, "leu": lambda a, b: not a > b, "nan": lambda a, b: a != a or b != b}
+OPS += [
+    op
+    for kind, one in (("f16", 0x3C00), ("bf16", 0x3F80))
+    for name, holds in UNORDERED.items()
+    for op in (
+        Op(f"set_{name}_{kind}x2", f"set.{name}.{kind}x2.{kind}x2 %d, %a, %b;", ("x2",) * 3,
+           compared(kind, holds, one), (HALVES, HALVES)),
+        Op(f"set_{name}_u32_{kind}x2", f"set.{name}.u32.{kind}x2 %d, %a, %b;", ("x2",) * 3,
+           compared(kind, holds, 0xFFFF), (HALVES, HALVES)),
+        Op(f"setp_{name}_{kind}x2", f".reg .pred %p, %q; .reg .u32 %e; setp.{name}.{kind}x2 %p|%q, %a, %b;"
+           "selp.u32 %d, 7, 0, %p; selp.u32 %e, 0x70000, 0, %q; or.b32 %d, %d, %e;", ("x2",) * 3,
+           compared(kind, holds, 7), (HALVES, HALVES)),
+    )
+]  # fmt: skip
 MODULE = HEADER + "".join(op.text() for op in OPS)
 
 

@@ -65,8 +65,8 @@ def _comparison(c: Emitter, s: Suffixes, t: str, a: Operand, b: Operand) -> str:
 def setp(c: Emitter, i: Instruction, s: Suffixes) -> None:
     """Compare, combine with a third predicate, set one or two predicates."""
     t = s.type()
-    if t in ("f16x2", "bf16x2"):
-        raise refuse(f"setp of type .{t} is not executed")
+    if t in _PAIRS:
+        return _setp_pairs(c, i, s, t)
     d, a, b, *rest = take(i, 3, 4)
     combine = s.one_of(_COMBINE)
     result = c.temp(_comparison(c, s, t, a, b))
@@ -82,6 +82,30 @@ def setp(c: Emitter, i: Instruction, s: Suffixes) -> None:
         if not isinstance(second, Sink):
             c.write(second, "pred", f"~{result}")
         c.write_as(d, "p", result, name_only=True)
+    return None
+
+
+#: Packed types, and 1.0 in each half.
+_PAIRS = {"f16x2": 0x3C00, "bf16x2": 0x3F80}
+
+
+def _setp_pairs(c: Emitter, i: Instruction, s: Suffixes, t: str) -> None:
+    """The lower halves' predicate, and the upper halves'."""
+    d, a, b, *rest = take(i, 3, 4)
+    combine = s.one_of(_COMBINE)
+    result = c.temp(_comparison(c, s, t, a, b))
+    s.finish()
+    if bool(rest) != bool(combine) or not isinstance(d, Pair):
+        raise refuse("packed halves are compared to two predicates")
+    third = f" {_COMBINE[combine]} {c.read(rest[0], 'pred')}" if rest else ""
+    c.write(d.first, "pred", f"{result}[..., 0]{third}")
+    c.write(d.second, "pred", f"{result}[..., 1]{third}")
+
+
+@runtime
+def pairs_of_bits(both: Array, one: int) -> Array:
+    """Registers with `one` in each half whose bit in the last axis is set."""
+    return np.where(both, np.uint16(one), np.uint16(0)).view(U4)[..., 0]
 
 
 @emits("set")
@@ -91,10 +115,13 @@ def set_(c: Emitter, i: Instruction, s: Suffixes) -> None:
     out = s.type()
     d, a, b = take(i, 3)
     result = c.temp(_comparison(c, s, t, a, b))
+    if t in _PAIRS:
+        s.finish((t, "u32", "s32"), out)
+        return c.write(d, "b32", f"pairs_of_bits({result}, {_PAIRS[t] if out == t else 0xFFFF})")
     s.finish(("u32", "s32", "f32"), out)
     one = c.read_as(Immediate(0x3F800000, "f32"), "f4") if out == "f32" else c.constant("u4", 0xFFFFFFFF)
     zero = c.read_as(Immediate(0, "f32"), "f4") if out == "f32" else c.constant("u4", 0)
-    c.write(d, "f32" if out == "f32" else "u32", f"where({result}, {one}, {zero})")
+    return c.write(d, "f32" if out == "f32" else "u32", f"where({result}, {one}, {zero})")
 
 
 @emits("selp")
