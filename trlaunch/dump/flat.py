@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trlaunch.dump.choose import Candidate, Choice, candidates, marked, select
-from trlaunch.dump.emit import Edits, Emitter, parameters_end, prefix_of, program_number, store
+from trlaunch.dump.emit import PARAMETER, Edits, Emitter, parameters_end, prefix_of, program_number, store
 from trlaunch.dump.request import At
 from trlaunch.dump.ttir import location_of, place, readable, waits_of
 from trlaunch.errors import ArgumentError
@@ -61,6 +61,8 @@ def inject_flat(text: str, kernel: str | None, requests: Sequence[At] | None) ->
     ArgumentError
         A value is not found, or is none that fp32 can hold; an offset is negative.
     """
+    if f"%{PARAMETER}" in text:
+        raise ArgumentError(f"the text has %{PARAMETER} already: give the file without captures")
     _, function, values = candidates(text, kernel)
     chosen = marked(function, values) if requests is None else [select(function, values, r) for r in requests]
     if any(v.name == f"%{FLAT_PARAMETER}" for v in function.blocks[0].arguments):
