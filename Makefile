@@ -26,7 +26,7 @@ recipe := pyproject.toml setup.py
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help demo test test-triton test-passes lint format coverage docs bench clean
+.PHONY: help demo test test-triton test-passes test-dumps lint format coverage docs bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -57,6 +57,13 @@ test-passes: $(TRITONS:%=$(VENV)/triton-%/.ready)
 	@for release in $(TRITONS); do \
 	  echo "== passes of Triton $$release"; \
 	  $(VENV)/triton-$$release/bin/python -m pytest $(WORKERS) tests/lowering/test_passes.py; \
+	done
+
+# Dumps with each release, two minutes for each; heat maps need no Triton and are in the suite.
+test-dumps: $(TRITONS:%=$(VENV)/triton-%/.ready)
+	@for release in $(TRITONS); do \
+	  echo "== dumps with Triton $$release"; \
+	  $(VENV)/triton-$$release/bin/python -m pytest $(WORKERS) tests/dump --ignore=tests/dump/test_plot.py; \
 	done
 
 lint: $(VENV)/.dev
