@@ -4,8 +4,8 @@
 
     python examples/regressions/pin.py
 
-On a GPU of sm_80 or later each build is launched and timed (the cubin on sm_80 to sm_89, the PTX elsewhere); without one
-both are run on the emulator. Either way their results are compared with NumPy.
+On a GPU of sm_80 or later each build's PTX is launched and timed; without one both run on the emulator. Either way their
+results are compared with NumPy.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def launch(folder: Path, make: object) -> str:
     placed[next(iter(wanted))].numpy()  # waits for them
     spent = (time.perf_counter() - start) / count
     right = "right" if worst < 0.1 else "WRONG"
-    return f"{right} (max error {worst:.2g}) on {kernel.device}, {spent * 1e6:.1f} us a launch, {kernel.shared} B shared"
+    return f"{right} (error {worst:.2g}) on {kernel.device}, {spent * 1e6:.1f} us a launch, {kernel.shared} B shared"
 
 
 def main() -> None:

@@ -91,7 +91,8 @@ def _signature(path: Path) -> dict[str, Any] | None:
     artifact = Artifact.from_file(path)
     if artifact.level not in (Level.TTIR, Level.TTGIR):
         return None
-    source = from_func(artifact.text, kernel_of(artifact.text), str(artifact.level))
+    kernel = kernel_of(artifact.text)
+    source = None if kernel is None else from_func(artifact.text, kernel, str(artifact.level))
     if source is None or not all(slot.name and slot.type for slot in source.slots):
         return None
     return {str(slot.name): slot.type for slot in source.slots}
