@@ -4,8 +4,8 @@
 
     python examples/regressions/pin.py
 
-On a GPU of sm_80 or later each build's PTX is launched and timed; without one both run on the emulator. Either way their
-results are compared with NumPy.
+On a GPU of sm_80 or later the PTX of each build is launched and timed; without one both run on the emulator. Their
+results are compared with NumPy either way.
 """
 
 from __future__ import annotations
