@@ -70,7 +70,7 @@ def _argument(value: Any) -> tuple[Any, Any]:
 
 def run(
     source: str, name: str, values: list[Any], constexprs: Mapping[str, Any], grid: tuple[int, ...]
-) -> tuple[float, list[np.ndarray]]:
+) -> tuple[float, float, list[np.ndarray]]:
     """Run a kernel once.
 
     Parameters
@@ -82,7 +82,7 @@ def run(
 
     Returns
     -------
-    milliseconds : float
+    milliseconds, processor_milliseconds : float
     arrays : list of ndarray
         What the arrays among the arguments hold afterwards; bfloat16 as bits.
     """
@@ -92,8 +92,8 @@ def run(
     made = [_argument(v) for v in values]
     names = [n for n in kernel.arg_names if n not in constexprs]
     arguments = {**dict(zip(names, (m[0] for m in made), strict=True)), **constexprs}
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     kernel[grid](**arguments)
-    elapsed = (time.perf_counter() - start) * 1e3
+    elapsed, cpu = (time.perf_counter() - start) * 1e3, (time.process_time() - busy) * 1e3
     tensors = [m[1] for m in made if m[1] is not None]
-    return elapsed, [(t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy() for t in tensors]
+    return elapsed, cpu, [(t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy() for t in tensors]
