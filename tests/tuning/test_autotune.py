@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import trlaunch
@@ -21,13 +23,11 @@ from trlaunch.tuning import Report, Result
 from trlaunch.tuning.arrays import difference
 from trlaunch.tuning.timing import Times
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 N = 4096
 QUICK = {"warmup": 0.0, "rep": 0.0}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRLAUNCH_CACHE_DIR", str(tmp_path / "cache"))
 
@@ -340,6 +340,24 @@ def test_grids_are_formulas(text, expected):
 def test_other_formulas_are_refused(text):
     with pytest.raises(UsageError):
         [f.value({"n": "text"}.__getitem__) for f in parse_formulas(text)]
+
+
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.text("0123456789nB+-*/%(), cdivmax", max_size=40),
+        st.lists(
+            st.sampled_from(["n", "B", "7", "+", "*", "//", "(", ")", ",", "cdiv(", "max(", "-"]), max_size=12
+        ).map("".join),
+    )
+)
+def test_any_text_is_a_grid_or_refused(text):
+    try:
+        sizes = [f.value({"n": 65, "B": 16}.__getitem__) for f in parse_formulas(text) if set(f.names) <= {"n", "B"}]
+    except UsageError as error:
+        assert "grid" in str(error)
+    else:
+        assert all(0 < size < 2**31 for size in sizes)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def artifact_of(entry: Entry, path: Path | None = None) -> Artifact:
         entry.level,
         entry.data,
         path,
-        entry.metadata,
+        entry.metadata or Metadata.from_dict({"name": entry.kernel}),
         dict(entry.texts),
         Source("bundle", entry.parameters, False),
         dict(entry.constants),
