@@ -24,6 +24,7 @@
 enum {
     MAX_PARAMETERS = 4096, /* bytes of the buffer on the stack; larger ones take the Python path */
     CONFIG_BYTES = 64, MAX_PLANS = 32, MAX_ENTRIES = 8, MAX_GRIDS = 16, MAX_DEVICES = 4, MAX_TYPES = 4,
+    MAX_ARRAY_TYPES = 16,
     MAPS = 8, MAP_SIZE = 128, MAP_BYTES = 256, MAX_RANK = 5, MAX_DEPTH = 16
 };
 
@@ -91,6 +92,11 @@ static struct {
 } handles;
 enum { SCALAR_TYPE = 1U << 31 };
 static PyObject *tensor_stream;  /* torch's function: device ordinal -> handle */
+/* Types of arrays that are read by __cuda_array_interface__, and what tells of the next ones (trlaunch.launch_slots). */
+static PyTypeObject *array_types[MAX_ARRAY_TYPES];
+static int array_type_count;
+static PyObject *is_array, *array_dtypes, *array_dtype; /* of a value; dict: dtype -> number; of a dtype not in it */
+
 static PyTypeObject *pointer_type, *array_type, *descriptor_type;
 static Py_ssize_t pointer_offset, array_offset; /* of the slots `address` and `_native` */
 static PyTypeObject *foreign_descriptor_type; /* Triton's */
@@ -100,7 +106,8 @@ static PyTypeObject *launched_type; /* has its plans in a slot */
 static Py_ssize_t launched_offset;
 
 static PyObject *s_stream, *s_device, *s_data_ptr, *s_get_device, *s_dtype,
-    *s_tensor, *s_base, *s_shape, *s_strides, *s_block_shape, *s_padding, *s_tf32, *s_zero, *s_nan;
+    *s_tensor, *s_base, *s_shape, *s_strides, *s_block_shape, *s_padding, *s_tf32, *s_zero, *s_nan,
+    *s_interface, *s_data, *s_typestr;
 
 /* ---- what a kernel takes on one device ----------------------------------------------------------------------- */
 
@@ -153,6 +160,9 @@ typedef int (*pop_function)(void **context);
 typedef int (*encode_function)(void *map, int type, uint32_t rank, void *address, const uint64_t *shape,
                                const uint64_t *strides, const uint32_t *box, const uint32_t *steps, int interleave,
                                int swizzle, int promotion, int fill);
+/* cuPointerGetAttributes (cuda.h) */
+typedef int (*owner_function)(unsigned count, const int *attributes, void **values, uint64_t address);
+enum { MEMORY_TYPE = 2, DEVICE_ORDINAL = 9 };
 enum { NO_INTERLEAVE = 0, PROMOTE_L2_128B = 2, FILL_ZERO = 0, FILL_NAN = 1, TFLOAT32 = 11 };
 
 typedef struct {
@@ -162,6 +172,7 @@ typedef struct {
     push_function push;
     pop_function pop;
     encode_function encode_tiled; /* null: there is none */
+    owner_function owner;
     void *primary;
     int no_context; /* the status that says that the thread has none */
     unsigned char config[CONFIG_BYTES];
@@ -214,14 +225,14 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
         "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", NULL};
     PyObject *slots, *keep, *fail, *encode;
     Py_buffer config;
-    unsigned long long launch, identify, push, pop, encode_tiled, primary;
+    unsigned long long launch, identify, push, pop, encode_tiled, owner, primary;
     if (self->slots) {
         PyErr_SetString(PyExc_TypeError, "a Plan is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKK)Ki(III)(III)p(ii)OOO", names, &PyList_Type, &slots,
-            &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop, &encode_tiled,
-            &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKKK)Ki(III)(III)p(ii)OOO", names, &PyList_Type, &slots,
+            &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop,
+            &encode_tiled, &owner, &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
             &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep, &fail, &encode))
         return -1;
     int fits = config.len <= CONFIG_BYTES && self->grid_offset >= 0 && self->grid_offset + 12 <= config.len
@@ -234,6 +245,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     self->push = (push_function)(uintptr_t)push;
     self->pop = (pop_function)(uintptr_t)pop;
     self->encode_tiled = (encode_function)(uintptr_t)encode_tiled;
+    self->owner = (owner_function)(uintptr_t)owner;
     self->primary = (void *)(uintptr_t)primary;
     Py_ssize_t count = PyList_GET_SIZE(slots);
     self->slots = PyMem_Calloc(count ? count : 1, sizeof(Slot));
@@ -457,6 +469,8 @@ typedef struct {
     int rank;
     int is_torch;
     const Exchange *api;
+    uint64_t asked; /* stream that its exporter wants to be waited for, 0 for none; the default one is 1 there */
+    int64_t axes[2][MAX_RANK]; /* where shape and strides may point to */
 } Tensor;
 
 static int unusual(void) {
@@ -537,9 +551,105 @@ static int read_by_methods(PyObject *object, Tensor *out) {
     return DONE;
 }
 
-static inline int read_tensor(PyObject *object, Tensor *out) {
+static int is_interface_array(PyObject *object) {
+    for (int i = 0; i < array_type_count; i++) if (array_types[i] == Py_TYPE(object)) return 1;
+    PyObject *answer = is_array ? PyObject_CallOneArg(is_array, object) : NULL;
+    if (!answer) return unusual();
+    int found = answer == Py_True;
+    Py_DECREF(answer);
+    if (found && array_type_count < MAX_ARRAY_TYPES)
+        array_types[array_type_count++] = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(object));
+    return found;
+}
+
+/* The number of an array's dtype, or of its typestr where it has no dtype; -1: none. */
+static int dtype_of_array(PyObject *object, PyObject *typestr) {
+    PyObject *dtype = PyObject_GetAttr(object, s_dtype);
+    if (!dtype) {
+        PyErr_Clear();
+        dtype = Py_NewRef(typestr);
+    }
+    PyObject *known = Py_XNewRef(PyDict_GetItemWithError(array_dtypes, dtype));
+    if (!known && !PyErr_Occurred()) known = PyObject_CallOneArg(array_dtype, dtype);
+    Py_DECREF(dtype);
+    long number = known ? PyLong_AsLong(known) : -1;
+    Py_XDECREF(known);
+    PyErr_Clear();
+    return number >= 0 && number < 64 ? (int)number : -1;
+}
+
+/* Bytes of an item by a typestr such as "<f4"; 0: it is none. */
+static int64_t item_size(PyObject *typestr) {
+    Py_ssize_t length;
+    const char *text = PyUnicode_CheckExact(typestr) ? PyUnicode_AsUTF8AndSize(typestr, &length) : NULL;
+    if (!text || length < 3 || length > 6) return unusual();
+    int64_t size = 0;
+    for (text += 2; *text >= '0' && *text <= '9'; text++) size = size * 10 + *text - '0';
+    return *text ? 0 : size;
+}
+
+/* Version 2 and 3 of the CUDA array interface (Numba's documentation), as trlaunch.tensors.view reads it. */
+static int read_interface(PyObject *object, PyObject *interface, Tensor *out) {
+    PyObject *data = PyDict_GetItemWithError(interface, s_data), *typestr = PyDict_GetItemWithError(interface, s_typestr),
+             *shape = PyDict_GetItemWithError(interface, s_shape), *strides = PyDict_GetItemWithError(interface, s_strides),
+             *stream = PyDict_GetItemWithError(interface, s_stream); /* borrowed */
+    if (!data || !PyTuple_CheckExact(data) || PyTuple_GET_SIZE(data) != 2 || !typestr || !shape) return unusual();
+    if (!PyTuple_CheckExact(shape)) return UNUSUAL;
+    int64_t size = item_size(typestr), number;
+    Py_ssize_t rank = PyTuple_GET_SIZE(shape);
+    if (!size || !(out->address = address_of(PyTuple_GET_ITEM(data, 0)))) return UNUSUAL;
+    if (strides == Py_None) strides = NULL;
+    if (strides && (!PyTuple_CheckExact(strides) || PyTuple_GET_SIZE(strides) != rank)) return UNUSUAL;
+    for (Py_ssize_t i = 0; i < rank; i++) {
+        for (int what = 0; what < 1 + !!strides; what++) {
+            PyObject *item = PyTuple_GET_ITEM(what ? strides : shape, i);
+            if (!small(item, &number)) {
+                number = PyLong_CheckExact(item) ? PyLong_AsLongLong(item) : -1;
+                if (number == -1 && PyErr_Occurred()) return unusual();
+            }
+            if (what ? number % size : number < 1) return UNUSUAL;
+            if (i < MAX_RANK) out->axes[what][i] = what ? number / size : number;
+        }
+    }
+    if (rank <= MAX_RANK) {
+        out->rank = (int)rank;
+        out->shape = out->axes[0];
+        out->strides = strides ? out->axes[1] : NULL;
+    }
+    if (stream && stream != Py_None) {
+        if (!PyLong_CheckExact(stream)) return UNUSUAL;
+        uint64_t handle = PyLong_AsUnsignedLongLong(stream);
+        if (PyErr_Occurred()) return unusual();
+        out->asked = handle ? handle : 1;
+    }
+    out->dtype = dtype_of_array(object, typestr);
+    return out->dtype >= 0;
+}
+
+static int read_foreign(const Plan *plan, PyObject *object, Tensor *out) {
+    if (!plan || !plan->owner || !is_interface_array(object)) return UNUSUAL;
+    PyObject *interface = PyObject_GetAttr(object, s_interface);
+    if (!interface) return unusual();
+    int found = PyDict_CheckExact(interface) && read_interface(object, interface, out);
+    Py_DECREF(interface);
+    if (!found) return UNUSUAL;
+    unsigned kind = 0;
+    int ordinal = -1;
+    static const int attributes[] = {MEMORY_TYPE, DEVICE_ORDINAL};
+    void *values[] = {&kind, &ordinal};
+    if (plan->owner(2, attributes, values, out->address) || !kind || ordinal < 0) return UNUSUAL;
+    out->device_type = plan->device_type;
+    out->ordinal = ordinal;
+    out->is_torch = 0;
+    out->api = NULL;
+    return DONE;
+}
+
+/* What a launch needs of a tensor; `plan` may be null for those that say themselves on which device they are. */
+static inline int read_tensor(const Plan *plan, PyObject *object, Tensor *out) {
     PyTypeObject *type = Py_TYPE(object);
     out->shape = out->strides = NULL;
+    out->asked = 0;
     for (int i = 0; i < tensor_type_count; i++) {
         if (tensor_types[i].type != type) continue;
         out->is_torch = 1;
@@ -561,7 +671,7 @@ static inline int read_tensor(PyObject *object, Tensor *out) {
         out->api = NULL;
         return read_array(object, out);
     }
-    return UNUSUAL;
+    return read_foreign(plan, object, out);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------------- */
@@ -573,6 +683,7 @@ typedef struct {
     int choosing; /* the first tensor decides on the device */
     int located, wanted, is_torch;
     const Exchange *api;
+    uint64_t asked; /* stream on which the launch must be, 0: any */
 } Packing;
 
 static int accept_place(Packing *p, const Tensor *t) {
@@ -581,6 +692,10 @@ static int accept_place(Packing *p, const Tensor *t) {
         if (!p->choosing || p->located) return UNUSUAL;
         p->wanted = t->ordinal;
         return ELSEWHERE;
+    }
+    if (t->asked) {
+        if (p->asked && p->asked != t->asked) return UNUSUAL;
+        p->asked = t->asked;
     }
     p->located = 1;
     if (t->is_torch) {
@@ -605,7 +720,7 @@ static inline int place_pointer(Packing *p, const Slot *s, PyObject *value) {
         return address == UINT64_MAX && PyErr_Occurred() ? unusual() : place_address(p, s, address);
     }
     Tensor t;
-    if (!read_tensor(value, &t)) return UNUSUAL;
+    if (!read_tensor(p->plan, value, &t)) return UNUSUAL;
     int found = accept_place(p, &t);
     if (found != DONE) return found;
     uint64_t dtypes = s->kind == POINTER ? s->dtypes : p->plan->more[p->position].dtypes;
@@ -852,7 +967,7 @@ static int place_descriptor(Packing *p, More *more, PyObject *value) {
     Tensor t;
     MapKey key;
     memset(&key, 0, sizeof key);
-    int found = read_tensor(base, &t);
+    int found = read_tensor(p->plan, base, &t);
     if (found == DONE) found = accept_place(p, &t);
     if (found == DONE) {
         int64_t shape[MAX_RANK], strides[MAX_RANK];
@@ -1084,6 +1199,7 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
         }
     }
     uint64_t stream = call->stream;
+    int unknown = 0;
     if (!call->has_stream && p->is_torch) {
         void *current = NULL;
         int found = 1;
@@ -1101,12 +1217,13 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
             found = number && !PyErr_Occurred();
             Py_XDECREF(number);
         }
-        if (!found) {
-            PyErr_Clear();
-            void *popped;
-            status = pushed ? plan->pop(&popped) : 0;
-            return status ? fail(plan, "cuCtxPopCurrent", status, ctas, stream) : UNUSUAL;
-        }
+        unknown = !found;
+    }
+    if (unknown || (p->asked && p->asked != (stream ? stream : 1))) {
+        PyErr_Clear();
+        void *popped;
+        status = pushed ? plan->pop(&popped) : 0;
+        return status ? fail(plan, "cuCtxPopCurrent", status, ctas, stream) : UNUSUAL;
     }
     _Alignas(16) unsigned char config[CONFIG_BYTES];
     memcpy(config, plan->config, CONFIG_BYTES);
@@ -1116,7 +1233,6 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
     /* CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END (cuda.h); HIP has the same */
     void *extra[] = {(void *)1, p->data, (void *)2, &bytes, NULL};
     int popping = 0;
-    Py_INCREF(plan);
     Py_BEGIN_ALLOW_THREADS
     status = plan->launch(config, function, NULL, bytes ? extra : NULL);
     if (pushed) {
@@ -1127,7 +1243,6 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
     int result = DONE;
     if (status) result = fail(plan, "cuLaunchKernelEx", status, ctas, stream);
     else if (popping) result = fail(plan, "cuCtxPopCurrent", popping, ctas, stream);
-    Py_DECREF(plan);
     return result;
 }
 
@@ -1143,18 +1258,18 @@ static int launch(Launches *launches, const Call *call) {
     if (!plan) return UNUSUAL;
     _Alignas(64) unsigned char data[MAX_PARAMETERS];
     for (int attempt = 0; attempt < 2; attempt++) {
-        Packing p = {plan, data, 0, choosing && !attempt, 0, -1, 0, NULL};
+        Packing p = {plan, data, 0, choosing && !attempt, 0, -1, 0, NULL, 0};
         memset(data, 0, plan->bytes);
         Plan *other = NULL;
+        Py_INCREF(plan); /* Python code may run, and drop the plans */
         int found = pack(&p, call);
         if (found == DONE) {
             if (attempt && choosing) p.located = 1;
             found = queue(plan, call, &p, &other, launches);
         }
-        if (found != ELSEWHERE) {
-            if (found == DONE && !call->device && launches->last) launches->last = plan; /* not if dropped meanwhile */
-            return found;
-        }
+        if (found == DONE && !call->device && launches->last) launches->last = plan; /* not if dropped meanwhile */
+        Py_DECREF(plan);
+        if (found != ELSEWHERE) return found;
         for (int i = 0; !other && i < launches->count; i++)
             if (launches->plans[i]->ordinal == p.wanted) other = launches->plans[i];
         if (!other) return UNUSUAL;
@@ -1462,6 +1577,16 @@ static PyObject *know_tensors(PyObject *module, PyObject *args) {
     return PyBool_FromLong(api != NULL);
 }
 
+static PyObject *know_arrays(PyObject *module, PyObject *args) {
+    PyObject *test, *dtypes, *dtype;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO!O", &test, &PyDict_Type, &dtypes, &dtype)) return NULL;
+    keep_object(&is_array, test);
+    keep_object(&array_dtypes, dtypes);
+    keep_object(&array_dtype, dtype);
+    Py_RETURN_NONE;
+}
+
 static PyObject *know_handles(PyObject *module, PyObject *args) {
     long long offset;
     int torch_type, dlpack_type;
@@ -1490,7 +1615,7 @@ static PyObject *know_handles(PyObject *module, PyObject *args) {
 static PyObject *read_as_tuple(PyObject *module, PyObject *object) {
     Tensor t;
     (void)module;
-    if (!read_tensor(object, &t)) Py_RETURN_NONE;
+    if (!read_tensor(NULL, object, &t)) Py_RETURN_NONE;
     return Py_BuildValue("(Kiii)", (unsigned long long)t.address, t.device_type, t.ordinal, t.dtype);
 }
 
@@ -1500,6 +1625,8 @@ static PyMethodDef functions[] = {
     {"know_descriptor", know_descriptor, METH_O, "know_descriptor(type): Triton's TensorDescriptor."},
     {"know_tensors", know_tensors, METH_VARARGS,
      "know_tensors(type, dtypes, current_stream): torch's tensors. Whether they are read by the exchange table."},
+    {"know_arrays", know_arrays, METH_VARARGS,
+     "know_arrays(is_array, dtypes, dtype): what is read by __cuda_array_interface__, and the numbers of dtypes."},
     {"know_handles", know_handles, METH_VARARGS,
      "know_handles(offset, functions, torch_type, dlpack_type, numbers): torch's tensors by its C interface."},
     {"read", read_as_tuple, METH_O, "read(tensor): (address, DLPack device type, ordinal, dtype), or None."},
@@ -1514,7 +1641,7 @@ static int fill(PyObject *module) {
         {&s_stream, "stream"}, {&s_device, "device"}, {&s_data_ptr, "data_ptr"}, {&s_get_device, "get_device"}, {&s_dtype, "dtype"},
         {&s_tensor, "tensor"}, {&s_base, "base"}, {&s_shape, "shape"}, {&s_strides, "strides"},
         {&s_block_shape, "block_shape"}, {&s_padding, "padding"}, {&s_tf32, "round_f32_to_tf32"}, {&s_zero, "zero"},
-        {&s_nan, "nan"}};
+        {&s_nan, "nan"}, {&s_interface, "__cuda_array_interface__"}, {&s_data, "data"}, {&s_typestr, "typestr"}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!*texts[i].where && !(*texts[i].where = PyUnicode_InternFromString(texts[i].text))) return -1;
     static const struct { const char *name; int value; } numbers[] = {

@@ -5,9 +5,10 @@ has a plan, which packs arguments that are plainly right and launches; whatever 
 to the explaining path. A plan is native where ``trlaunch._launcher`` was built, else it is a generated Python function.
 ``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither.
 
-Both do the same: they take torch's tensors, trlaunch's arrays and `trlaunch.Pointer`, ints and floats; the native one
-also tuples, keywords and tensor descriptors. The GIL makes them safe from several threads; the native launcher declines
-to be imported by a free-threaded Python, where the generated one, which shares nothing but dictionaries, serves.
+Both do the same: they take torch's tensors, arrays with ``__cuda_array_interface__`` (CuPy, numba-cuda), trlaunch's own
+and `trlaunch.Pointer`, tensor descriptors over any of them, ints and floats; the native one also tuples and keywords.
+The GIL makes them safe from several threads; the native launcher declines to be imported by a free-threaded Python,
+where the generated one, which shares nothing but dictionaries, serves.
 """
 
 from __future__ import annotations
@@ -20,23 +21,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trlaunch import hook_switch, streams
 from trlaunch.driver import Device
+from trlaunch.launch_slots import ARRAY_DTYPES, array_dtype, dtype_mask, is_interface_array, slot
 from trlaunch.memory import DeviceArray
-from trlaunch.packing import Packer, reinterprets
-from trlaunch.scalars import SCALARS
-from trlaunch.signature import Param, category
 from trlaunch.tensor_descriptor import TensorDescriptor
-from trlaunch.tensors import Pointer, dlpack_numbers
+from trlaunch.tensors import Pointer
 from trlaunch.torch_tensors import torch_dtypes, torch_handles
 
 if TYPE_CHECKING:
     from trlaunch.cuda.direct import DirectLaunch
     from trlaunch.driver import DeviceProperties, Function, LaunchConfig
+    from trlaunch.generated_plan import GeneratedPlan
+    from trlaunch.packing import Packer
 
 __all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn", "register"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-ALL_DTYPES = 2**64 - 1
 
 
 class Launched:
@@ -56,39 +55,12 @@ def _load() -> tuple[str, Any]:
         return "python", None
     _launcher.know(Pointer, DeviceArray, TensorDescriptor, streams.handle)
     _launcher.know_launched(Launched)
+    _launcher.know_arrays(is_interface_array, ARRAY_DTYPES, array_dtype)
     return "native", _launcher
 
 
 MODE, _native = _load()
 """``"native"``, ``"python"`` or ``"explain"``, and the extension module."""
-
-
-# --- what a kernel takes ---------------------------------------------------------------------------------------------
-
-
-def dtype_mask(param: Param) -> int:
-    """The dtypes that a pointer parameter takes, a bit for each number of `dlpack_numbers`."""
-    expected = (param.type or "*")[1:]
-    if not expected:
-        return ALL_DTYPES
-    return sum(1 << number for name, number in dlpack_numbers().items() if reinterprets(expected, name))
-
-
-def slot(param: Param) -> tuple[str, int, int, int]:
-    """Kind of a parameter as the native launcher names it, its range and its divisibility."""
-    kind = category(param.type)
-    if kind == "pointer" and param.size == 8:
-        return "POINTER", 0, 0, param.divisibility
-    scalar = None
-    if param.type is None and param.size in (4, 8):
-        name, scalar = f"UNTYPED{param.size}", SCALARS[f"i{8 * param.size}"]
-    elif kind in ("integer", "byte", "float") and param.type is not None and SCALARS[param.type].size == param.size:
-        scalar = SCALARS[param.type]
-        name = scalar.name.upper() if kind == "float" else "INTEGER"
-    if scalar is None:
-        return "TENSOR_MAP", 0, 0, 1
-    high = (1 << (8 * scalar.size)) - 1 if param.signless and scalar.low < 0 else scalar.high
-    return name, scalar.low, high, param.divisibility if kind in ("integer", None) else 1
 
 
 def _known(value: Any) -> bool:
@@ -105,10 +77,10 @@ class Launches:
 
     def __init__(self, fixed: bool) -> None:
         self.fixed = fixed
-        self.plans: list[_PythonPlan] = []
-        self.last: _PythonPlan | None = None
+        self.plans: list[GeneratedPlan] = []
+        self.last: GeneratedPlan | None = None
 
-    def add(self, plan: _PythonPlan, usual: bool) -> None:
+    def add(self, plan: GeneratedPlan, usual: bool) -> None:
         """Add a plan of another device; `usual`: for launches without device=, too."""
         self.plans.append(plan)
         self.last = plan if usual else self.last
@@ -120,10 +92,11 @@ class Launches:
     def run(self, grid: Any, args: tuple[Any, ...], stream: Any) -> bool:
         """Launch; ``False`` when it is for the explaining path."""
         last = self.last
-        if last is None:
-            return False
-        if last.run(grid, args, stream):
-            return True
+        return last is not None and (last.run(grid, args, stream) or self.run_elsewhere(grid, args, stream))
+
+    def run_elsewhere(self, grid: Any, args: tuple[Any, ...], stream: Any) -> bool:
+        """Launch what `last` did not; ``False`` when it is for the explaining path."""
+        last = self.last
         if not self.fixed:
             for plan in self.plans:
                 if plan is not last and plan.run(grid, args, stream):
@@ -167,10 +140,14 @@ def learn(
         plan = False
         if _known(loaded.findings):
             direct = direct_launch(loaded.driver, function, config, loaded.packer.signature.param_bytes)
-            make = _native_plan if _native is not None else _PythonPlan.of
-            plan = make(direct, loaded.packer, loaded.properties, known) or False
-        loaded.plan = plan
-        if plan is False:
+            if _native is not None:
+                plan = _native_plan(direct, loaded.packer, loaded.properties)
+            else:
+                from trlaunch.generated_plan import GeneratedPlan
+
+                plan = GeneratedPlan.of(direct, loaded.packer, loaded.properties, known)
+        loaded.plan = plan or False
+        if not plan:
             return
         if isinstance(known, Launches):
             known.plans.append(plan)
@@ -198,7 +175,7 @@ def _teach(known: Any, plan: Any, function: Function, device: Any) -> None:
         known.add_device(device, plan)
 
 
-def _native_plan(direct: DirectLaunch, packer: Packer, properties: DeviceProperties, _: Any) -> Any:
+def _native_plan(direct: DirectLaunch, packer: Packer, properties: DeviceProperties) -> Any:
     """A plan of the native launcher, ``None`` for a kernel that it does not serve."""
     config = direct.config
     template = direct.template()
@@ -221,7 +198,14 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         config=template,
         grid_offset=direct.grid_offset,
         stream_offset=direct.stream_offset,
-        functions=(addresses.launch, addresses.identify, addresses.push, addresses.pop, addresses.encode),
+        functions=(
+            addresses.launch,
+            addresses.identify,
+            addresses.push,
+            addresses.pop,
+            addresses.encode,
+            addresses.owner,
+        ),
         primary=direct.primary,
         no_context=direct.no_context,
         cluster=config.cluster,
@@ -282,8 +266,11 @@ def accelerated(function: _F) -> _F:
 
     @functools.wraps(function)
     def launch(self: Any, grid: Any, *args: Any, stream: Any = None, device: Any = None, **named: Any) -> Any:
-        if device is None and not named and self._launches.run(grid, args, stream):
-            return None
+        if device is None and not named:
+            launches = self._launches
+            last = launches.last
+            if last is not None and (last.run(grid, args, stream) or launches.run_elsewhere(grid, args, stream)):
+                return None
         return explain(self, grid, *args, stream=stream, device=device, **named)
 
     return launch  # type: ignore[return-value]
@@ -310,216 +297,13 @@ def bind(kernel: Any, explain: Callable[..., Any], grid: Any, stream: Any, devic
         return bound
     if MODE == "explain" or device is not None:
         return explain
-    run = known.run
 
     def launch(*args: Any, **named: Any) -> Any:
-        if not named and run(grid, args, stream):
+        last = known.last
+        if last is not None and not named and last.run(grid, args, stream):
+            return None
+        if last is not None and not named and known.run_elsewhere(grid, args, stream):
             return None
         return explain(*args, **named)
 
     return launch
-
-
-# --- plans without the native launcher -------------------------------------------------------------------------------
-
-_FORMATS = {
-    "i1": "B", "u1": "B", "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q", "u64": "Q",
-    "fp16": "e", "bf16": "H", "fp32": "f", "fp64": "d",
-}  # fmt: skip
-
-
-class _PythonPlan:
-    """A plan as one generated function: `run` launches, or says with ``False`` that it is for the explaining path."""
-
-    def __init__(self, direct: DirectLaunch, packer: Packer, properties: DeviceProperties, fixed: bool) -> None:
-        self.direct = direct
-        self.params = packer.user
-        self.size = packer.signature.param_bytes
-        self.properties = properties
-        self.fixed = fixed
-        self.torch: Any = None
-        self.grids: set[tuple[int, int, int]] = set()
-        self.run: Callable[[Any, tuple[Any, ...], Any], bool] = self._compile()
-
-    @classmethod
-    def of(
-        cls, direct: DirectLaunch, packer: Packer, properties: DeviceProperties, known: Launches
-    ) -> _PythonPlan | None:
-        """The plan, ``None`` for a kernel with parameters that need the explaining path."""
-        if any(slot(param)[0] in ("TENSOR_MAP", "UNTYPED4") for param in packer.user):
-            return None
-        return cls(direct, packer, properties, known.fixed)
-
-    def add_grid(self, x: int, y: int, z: int) -> None:
-        """A cooperative grid that was found to fit."""
-        self.grids.add((x, y, z))
-
-    def refresh(self) -> None:
-        """Take torch's tensors too, once torch was imported."""
-        torch = sys.modules.get("torch")
-        if torch is not self.torch and hasattr(getattr(torch, "_C", None), "_cuda_getCurrentRawStream"):
-            self.torch = torch
-            self.run = self._compile()
-
-    def _compile(self) -> Callable[[Any, tuple[Any, ...], Any], bool]:
-        import struct
-
-        from trlaunch.scalars import bfloat16_bits
-
-        body, values, layout, end = [], [], "<", 0
-        names: dict[str, Any] = {"bfloat16_bits": bfloat16_bits, "Array": DeviceArray, "Pointer": Pointer}
-        for i, param in enumerate(self.params):
-            layout += f"{param.offset - end}x" if param.offset > end else ""
-            end = param.offset + param.size
-            body += self._converter(i, param, names)
-            pointer = slot(param)[0] in ("POINTER", "UNTYPED8")
-            layout += "Q" if pointer else _FORMATS.get(param.type or "", "B")
-            values.append(f"p{i}" if pointer or param.type == "bf16" else f"a{i}")
-        layout += f"{self.size - end}x" if self.size > end else ""
-        packer = struct.Struct(layout)
-        arguments = "".join(f"a{i}, " for i in range(len(self.params)))
-        lines = [
-            "def run(grid, args, stream):",
-            f"    if len(args) != {len(self.params)}:",
-            "        return False",
-            *([f"    {arguments}= args"] if arguments else []),
-            "    located = is_torch = False",
-            "    try:",
-            *(f"        {line}" for line in body or ["pass"]),
-            "    except (OverflowError, RuntimeError):",
-            "        return False",
-            "    if stream is None:",
-            "        stream = current(ordinal) if is_torch else 0",
-            "    elif stream.__class__ is not int:",
-            "        return False",
-            "    try:",
-            "        seen, launch = configured[grid, stream]",
-            "    except (KeyError, TypeError):",
-            "        seen, launch = configure(grid, stream)",
-            "        if launch is None:",
-            "            return False",
-            "    if seen is not grid and not plain(grid):",
-            "        return False",
-            "    try:",
-            f"        if launch(pack_into, ({''.join(f'{v}, ' for v in values)})):",
-            "            return True",
-            f"        return (located or fixed) and push(grid, stream, ({''.join(f'{v}, ' for v in values)}))",
-            "    except (error, OverflowError):",
-            "        return False",
-        ]
-        # None of these refers to the plan: it must go, and the kernel's module with it, when the kernel does.
-        configured: dict[Any, Any] = {}
-        direct = self.direct
-        ctas_of = functools.partial(_ctas, direct.config, self.properties.max_grid, self.grids)
-
-        def push(grid: Any, stream: int, packed: tuple[Any, ...]) -> bool:
-            ctas = ctas_of(grid)
-            if ctas is None:
-                return False
-            direct.push(ctas, stream, packer.pack(*packed))
-            return True
-
-        names |= {
-            "ordinal": self.properties.device.ordinal,
-            "configured": configured,
-            "configure": _configure(configured, ctas_of, direct.launcher()),
-            "plain": _is_plain,
-            "push": push,
-            "fixed": self.fixed,
-            "pack_into": packer.pack_into,
-            "error": struct.error,
-        }
-        if self.torch is not None:
-            names |= {"Tensor": self.torch.Tensor, "current": self.torch._C._cuda_getCurrentRawStream}
-        exec("\n".join(lines), names)  # noqa: S102  the text is made of the lines above
-        run: Callable[[Any, tuple[Any, ...], Any], bool] = names.pop("run")
-        return run
-
-    def _converter(self, i: int, param: Param, names: dict[str, Any]) -> list[str]:
-        """Lines that check argument `i`, and compute what is packed where that is not the argument itself."""
-        kind, low, high, divisibility = slot(param)
-        lines = []
-        if kind == "INTEGER":
-            lines = [f"if a{i}.__class__ is not int" + (f" or a{i} % {divisibility}" if divisibility > 1 else "") + ":"]
-            if param.size == 1:
-                lines.insert(
-                    0,
-                    f"if a{i}.__class__ is int and not {max(low, -128)} <= a{i} <= {SCALARS[param.type or 'i8'].high}:",
-                )
-                lines.insert(1, "    return False")
-            return [*lines, "    return False"]
-        if kind in ("FP16", "BF16", "FP32", "FP64"):
-            lines = [f"if a{i}.__class__ is not float and a{i}.__class__ is not int:", "    return False"]
-            return [*lines, f"p{i} = bfloat16_bits(a{i})"] if kind == "BF16" else lines
-        mask = dtype_mask(param)
-        names[f"numbers{i}"] = frozenset(n for n in range(64) if mask >> n & 1)
-        lines = [f"kind = a{i}.__class__"]
-        branch = "if"
-        if self.torch is not None:
-            known = torch_dtypes(self.torch)
-            names[f"dtypes{i}"] = frozenset(k for k, number in known.items() if mask >> number & 1)
-            lines += [
-                "if kind is Tensor:",
-                f"    if a{i}.get_device() != ordinal or a{i}.dtype not in dtypes{i}:",
-                "        return False",
-                f"    p{i} = a{i}.data_ptr()",
-                f"    if not p{i}:",
-                "        return False",
-                "    located = is_torch = True",
-            ]
-            branch = "elif"
-        lines += [
-            f"{branch} kind is Array:",
-            f"    p{i}, place, owner, number = a{i}._native",
-            f"    if place != {self.direct.device_type} or owner != ordinal or number not in numbers{i} or not p{i}:",
-            "        return False",
-            "    located = True",
-            "elif kind is Pointer:",
-            f"    p{i} = a{i}.address",
-        ]
-        if kind == "UNTYPED8":
-            lines += [f"elif kind is int and {low} <= a{i} <= {high}:", f"    p{i} = a{i} & {2**64 - 1}"]
-        lines += ["else:", "    return False"]
-        if divisibility > 1:
-            lines += [f"if p{i} % {divisibility}:", "    return False"]
-        return lines
-
-
-def _ctas(
-    config: LaunchConfig, limits: tuple[int, int, int], fitting: set[tuple[int, int, int]], grid: Any
-) -> tuple[int, int, int] | None:
-    """CTAs along each axis, ``None`` where the explaining path must look at the grid."""
-    sizes = grid if isinstance(grid, (tuple, list)) else (grid,)
-    if not 1 <= len(sizes) <= 3 or not _is_plain(grid):
-        return None
-    x, y, z = (size * step for size, step in zip((*sizes, 1, 1)[:3], config.cluster, strict=True))
-    found = (x, y, z)
-    if min(found) < 1 or any(map(int.__gt__, found, limits)):
-        return None
-    return None if config.cooperative and found not in fitting else found
-
-
-def _configure(
-    configured: dict[Any, Any],
-    ctas_of: Callable[[Any], tuple[int, int, int] | None],
-    make: Callable[[tuple[int, int, int], int], Any],
-) -> Callable[[Any, int], tuple[Any, Any]]:
-    """What the generated function calls for a grid and a stream that `configured` has not."""
-
-    def configure(grid: Any, stream: int) -> tuple[Any, Any]:
-        ctas = ctas_of(grid)
-        if ctas is None or not 0 <= stream < 2**64:
-            return None, None
-        launch = make(ctas, stream)
-        if type(grid) is not list:
-            if len(configured) >= 1024:
-                configured.clear()
-            configured[grid, stream] = grid, launch
-        return grid, launch
-
-    return configure
-
-
-def _is_plain(grid: Any) -> bool:
-    """Whether a grid is of ints alone: 1.0 is found in a dictionary where 1 is."""
-    return all(type(size) is int for size in (grid if isinstance(grid, (tuple, list)) else (grid,)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
 from trlaunch.driver import Function, LaunchConfig, PackedArguments
+from trlaunch.errors import DriverError
 from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
@@ -48,13 +49,17 @@ class Addresses:
     push: int
     pop: int
     encode: int
+    owner: int
 
     @classmethod
     def of(cls, driver: CudaDriver) -> Addresses:
         """Ask the driver, in the flavour of default stream that ``cuda.bindings`` was started with."""
         per_thread = os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM", "0") not in ("", "0")
         flag = 2 if per_thread else 0  # CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
-        names = ("cuLaunchKernelEx", "cuCtxGetId", "cuCtxPushCurrent", "cuCtxPopCurrent", "cuTensorMapEncodeTiled")
+        names = (
+            "cuLaunchKernelEx", "cuCtxGetId", "cuCtxPushCurrent", "cuCtxPopCurrent", "cuTensorMapEncodeTiled",
+            "cuPointerGetAttributes",
+        )  # fmt: skip
         return cls(*(driver.calls.address(name, flag) for name in names))
 
 
@@ -123,6 +128,18 @@ class DirectLaunch:
         """Identity of the thread's current context, 0 for none."""
         return self.driver.contexts.current_id() or 0
 
+    def owns(self, ordinal: int) -> Callable[[int], bool]:
+        """A function that says whether memory belongs to a device, as far as the driver knows."""
+        driver = self.driver
+
+        def owned(address: int) -> bool:
+            try:
+                return driver.device_of_pointer(address) == ordinal
+            except DriverError:
+                return False  # it is raised again where the launch is explained
+
+        return owned
+
     def fail(self, call: str, status: int, grid: tuple[int, int, int], stream: int) -> None:
         """Raise the `DriverError` of a launch."""
         config = replace(self.config, grid=grid, stream=stream)
@@ -143,6 +160,7 @@ class DirectLaunch:
         """
         driver, function = self.driver, self.function
         bindings, parameters = driver.calls.bindings, driver.parameters
+        extra_of = parameters.extra_of
         identify, launch_kernel = bindings.cuCtxGetId, bindings.cuLaunchKernelEx
         entries = function.handle.entries
         non_portable, nbytes = self.non_portable, self.nbytes
@@ -158,11 +176,10 @@ class DirectLaunch:
                 entry = None if status else entries.get(context_id)
                 if entry is None or (non_portable and not entry.non_portable_cluster):
                     return False
-                local = parameters
-                pack_into(local.view, 0, *values)
-                local.size.value = nbytes
+                view, extras = parameters.both
+                pack_into(view, 0, *values)
                 try:
-                    (status,) = launch_kernel(made, entry.function, None, local.extra if nbytes else 0)
+                    (status,) = launch_kernel(made, entry.function, None, extras.get(nbytes) or extra_of(nbytes))
                 except UNKNOWN_STATUS as error:
                     raise driver.calls.unknown("cuLaunchKernelEx", error) from error
                 if status:

@@ -72,7 +72,7 @@ _LIMITS = (
 
 
 class _ParameterBuffer(threading.local):
-    """One thread's parameter buffer, and the ``extra`` array that points the driver to it.
+    """One thread's parameter buffer, and an ``extra`` array for each size that points the driver to it.
 
     Both are made once a thread: a launch copies its bytes in, and the driver copies them out before it returns.
     """
@@ -81,15 +81,10 @@ class _ParameterBuffer(threading.local):
         storage = (ctypes.c_char * (MAX_PARAMETER_BYTES + PARAMETER_ALIGNMENT))()
         skip = -ctypes.addressof(storage) % PARAMETER_ALIGNMENT
         self.view = memoryview(storage).cast("B")[skip : skip + MAX_PARAMETER_BYTES]
-        self.size = ctypes.c_size_t()
-        self._extra = (ctypes.c_void_p * 5)(
-            _LAUNCH_PARAM_BUFFER_POINTER,
-            ctypes.addressof(storage) + skip,
-            _LAUNCH_PARAM_BUFFER_SIZE,
-            ctypes.addressof(self.size),
-            _LAUNCH_PARAM_END,
-        )
-        self.extra = ctypes.addressof(self._extra)
+        self._begin = ctypes.addressof(storage) + skip
+        self._extras: dict[int, int] = {}
+        self._keep: list[Any] = [storage]
+        self.both = self.view, self._extras  # one look-up of what is a thread's own
 
     def fill(self, data: bytes) -> int:
         """Copy `data` in; the address to pass as ``extra``, 0 when there is no parameter at all."""
@@ -99,8 +94,23 @@ class _ParameterBuffer(threading.local):
         if size > MAX_PARAMETER_BYTES:
             raise ArgumentError(f"{size} bytes of parameters: a CUDA kernel takes at most {MAX_PARAMETER_BYTES}")
         self.view[:size] = data
-        self.size.value = size
-        return self.extra
+        return self.extra_of(size)
+
+    def extra_of(self, size: int) -> int:
+        """Address of the array that says where the buffer is and that so many bytes of it count; 0 for none."""
+        found = self._extras.get(size, 0)
+        if not found and size:
+            count = ctypes.c_size_t(size)
+            extra = (ctypes.c_void_p * 5)(
+                _LAUNCH_PARAM_BUFFER_POINTER,
+                self._begin,
+                _LAUNCH_PARAM_BUFFER_SIZE,
+                ctypes.addressof(count),
+                _LAUNCH_PARAM_END,
+            )
+            self._keep += count, extra
+            found = self._extras[size] = ctypes.addressof(extra)
+        return found
 
 
 class _PointerQuery(threading.local):
