@@ -57,7 +57,7 @@ class Sites:
     Attributes
     ----------
     shared, global_ : int
-        Bytes that accesses of each space are told apart by: those of the smallest one.
+        Bytes that accesses of each space are told apart by: those of the smallest write.
     orders : bool
         There are instructions that order what different CTAs do.
     """
@@ -86,15 +86,15 @@ class Sites:
         self.orders = bool(self._acquires) and bool(self._releases)
 
     def _measure(self, instruction: Instruction) -> None:
-        """Make room for an access of this instruction's size."""
+        """Make room for a write of this size; what reads less of a granule meets every write to it."""
         parts = instruction.opcode.split(".")
         root = parts[0]
-        if root not in ("ld", "st", "atom", "red", "cp", "mbarrier", "tensormap"):
+        if root not in ("st", "atom", "red", "cp", "mbarrier", "tensormap"):
             return
         size = 16
-        if root in ("ld", "st", "atom", "red"):
+        if root in ("st", "atom", "red"):
             size = next((TYPE_SIZES[p] for p in reversed(parts) if TYPE_SIZES.get(p)), 16)
-            if root in ("ld", "st"):
+            if root == "st":
                 size *= next((int(p[1]) for p in parts if p in ("v2", "v4")), 1)
         elif root == "cp" and "bulk" not in parts and len(instruction.operands) > 2:
             bytes_ = instruction.operands[2]
