@@ -15,6 +15,7 @@ import pytest
 import trlaunch
 import trlaunch.emulator
 from tests.emulator.launching import assert_ptxas_accepts, launch, wrap
+from tests.emulator.test_tensor_copies import numbers, tensor_map
 from trlaunch.emulator import settings
 from trlaunch.emulator.checks.clocks import MOST_BARRIERS, Clocks, Releases
 from trlaunch.emulator.checks.lanes import Groups, Touch, differ
@@ -248,6 +249,37 @@ def test_groups_are_counted_per_thread() -> None:
     assert fault is not None
     assert "its thread has not waited for the group" in str(fault)
     assert "thread (32, 0, 0), PTX line" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("store", "values", "clean"),
+    [
+        ("cp.async.bulk.tensor.2d.global", "5", True),  # both CTAs store the same
+        ("cp.async.bulk.tensor.2d.global", "%ctaid.x", False),
+        ("cp.reduce.async.bulk.tensor.2d.global", "%ctaid.x", True),
+    ],
+)
+def test_tensor_stores_of_two_ctas_to_one_place(store: str, values: str, clean: bool) -> None:
+    """Reductions are atomic."""
+    out = numbers(8, 16)
+    out[:] = 0
+    reduced = ".add.bulk_group" if "reduce" in store else ".bulk_group"
+    body = f"""
+    mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 0; mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 8, %r2;
+    mov.u32 %r4, {values}; st.shared.v2.u32 [%r3], {{%r4, %r4}};
+    fence.proxy.async.shared::cta; bar.sync 0; mov.u32 %r5, 0;
+    @%p1 {store}.shared::cta{reduced} [%a0, {{%r5, %r5}}], [%r2];
+    cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;
+    """
+    text = wrap(body, 2, threads=32, extra=SHARED.replace("16 .b8", "1024 .b8"))
+    with trlaunch.emulator.checking("race", collect=True) as findings:
+        launch(text, [tensor_map(out, (8, 16)), out], grid=(2,), read_only=(0,))
+    assert (len(findings) == 0) == clean
+    if not clean:
+        (finding,) = findings
+        assert finding.fault.cta == (0, 0, 0)
+        assert "the other 0x00000001000000010000000100000001" in str(finding.fault)
+        assert "CTA (1, 0, 0)" in str(finding.fault)
 
 
 # --- global memory ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trlaunch.emulator.checks.clocks import EVERYWHERE, Clocks
-from trlaunch.emulator.checks.lanes import Touch, differ
+from trlaunch.emulator.checks.lanes import Touch, differ, same_bits
 from trlaunch.emulator.checks.records import Sites, epochs, places, records, threads
 from trlaunch.emulator.instructions.base import Array
 from trlaunch.errors import EmulatorError
@@ -170,7 +170,7 @@ class GlobalRaces:
             here = (touch.address >= found.base) & (touch.address + size <= found.base + found.nbytes)
             index = (touch.address[here] - found.base + found.lead) // size
             there[here] = found.view(size)[index].view(there.dtype)
-        return there == touch.value
+        return same_bits(there, touch.value)
 
     def _collisions(self, site: int, touch: Touch, at: Array, made: Array, size: int) -> None:
         """Lanes of one instruction that write different values to one place."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from trlaunch.emulator.instructions.base import Array
 
-__all__ = ["Groups", "Touch", "differ", "warps_of", "wide"]
+__all__ = ["Groups", "Touch", "differ", "same_bits", "warps_of", "wide"]
 
 
 _TINY, _ROUNDING = np.float32(2**-100), np.float32(2**-20)
@@ -28,13 +28,22 @@ def warps_of(mask: Array | None, shape: tuple[int, int]) -> Array:
     return np.asarray(wide(mask, shape).reshape(shape[0], -1, 32).any(axis=2))
 
 
+def same_bits(one: Array, other: Array) -> Array:
+    """Whether elements of 1 to 16 bytes, shape (n,), are the same bit by bit."""
+    size = one.dtype.itemsize
+    if size != other.dtype.itemsize:
+        return np.zeros(len(one), bool)
+    x, y = (np.ascontiguousarray(v).view(f"u{min(size, 8)}").reshape(len(v), -1) for v in (one, other))
+    return np.asarray((x == y).all(axis=1))
+
+
 def differ(one: Array, other: Array) -> Array:
     """Whether elements of 1 to 16 bytes differ by more than the rounding of fp32.
 
     Lanes that reduce the same numbers in another order (or with another of two products fused) store what is not quite
     the same; Triton has all of them store it.
     """
-    unequal: Array = one != other
+    unequal = ~same_bits(one, other)
     if one.dtype.itemsize < 4 or not unequal.any():
         return unequal
     x, y = (np.ascontiguousarray(v).view(np.float32).reshape(len(v), -1) for v in (one, other))

@@ -208,7 +208,11 @@ class Races(Observer):
         self._shared.box(site, boxes, units.reshape(len(rows), -1), signal)
         inside = places.keep > 0
         which = np.nonzero(inside)[0]
-        touch = Touch(rows[which], lanes[which], places.address[inside].astype(np.int64), None)
+        value = None
+        if kind == "store":
+            at = units + (rows * (self._chunk.shared.stride // 16))[:, None, None]
+            value = self._chunk.shared.flat[16].take(at[inside])
+        touch = Touch(rows[which], lanes[which], places.address[inside].astype(np.int64), value)
         assert self._global is not None
         if not len(touch):
             return

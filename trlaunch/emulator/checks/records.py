@@ -141,6 +141,8 @@ class Sites:
 
 
 def _is_strong(parts: list[str]) -> bool:
+    if parts[:2] == ["cp", "reduce"]:
+        return True
     return parts[0] in ("atom", "red", "mbarrier") or (parts[0] in ("ld", "st") and any(p in _STRONG for p in parts))
 
 

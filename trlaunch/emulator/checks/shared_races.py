@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trlaunch.emulator.checks.clocks import WARPS, Clocks
-from trlaunch.emulator.checks.lanes import Groups, Touch, differ
+from trlaunch.emulator.checks.lanes import Groups, Touch, differ, same_bits
 from trlaunch.emulator.checks.records import ASYNC, EPOCH, FLYING, Sites, epochs, places, records, threads
 from trlaunch.emulator.instructions.base import Array
 
@@ -117,8 +117,7 @@ class SharedRaces:
         if touch.value is None:
             return bad
         there = self.memory.flat[size].take(touch.row * (self.memory.stride // size) + touch.address // size)
-        same = touch.value.view(there.dtype) == there if touch.value.dtype.itemsize == size else np.zeros(1, bool)
-        return bad & ~_spread(same, bad.ndim)
+        return bad & ~_spread(same_bits(touch.value, there), bad.ndim)
 
     def _collisions(self, site: int, touch: Touch, at: Array, made: Array, size: int) -> None:
         """Lanes of one instruction that write different values to one place."""
