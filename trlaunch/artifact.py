@@ -87,7 +87,7 @@ class Artifact:
     parameters : Source or None
         The user's parameters as a bundle states them.
     constants : mapping
-        The constexpr arguments that a bundle says were compiled in.
+        The constexpr arguments that were compiled in, as far as a bundle says or a function was compiled here.
     """
 
     level: Level

@@ -9,7 +9,7 @@ import pytest
 from tests import corpus, corpus_hip
 from tests.bundle.programs import LANGUAGES, build
 from trlaunch import Kernel
-from trlaunch.bundle import header
+from trlaunch.bundle import header, load
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -38,3 +38,17 @@ def compiled(folder, language, text, include):
     (folder / "k.h").write_text(text)
     (folder / "k.c").write_text('#include "k.h"\nint main(void) { return 0; }\n')
     build(folder / "k.o", folder / "k.c", language, flags=["-c", "-isystem", str(include)])
+
+
+def test_what_a_function_was_compiled_with_is_in_its_bundle_and_header(triton, kernels, tmp_path):
+    kernel = Kernel.from_function(
+        kernels.scaled, "*fp32", "*fp32", 2.5, None, 1024, negate=True, target="cuda:80", options={"num_warps": 2}
+    )
+    constants = kernel.artifact.constants
+    assert (constants["negate"], constants["BLOCK"], constants["shift"]) == (True, 64, None)
+    path = kernel.save(tmp_path / "k.trk", constants={"more": "said"})
+    assert load(path).entries[0].constants == {**constants, "more": "said"}
+    again = Kernel.from_file(path)
+    assert [p.type for p in again.signature.user] == [p.type for p in kernel.signature.user]
+    if again.image.format == "cubin":
+        assert " *   BLOCK = 64\n" in header(again)

@@ -132,7 +132,7 @@ def entry_of(kernel: Kernel, *, texts: bool = False, constants: Mapping[str, Con
         sibling = ready.sibling(level) if level is not ready.level else None
         if sibling is not None:
             beside[level] = sibling.data
-    stated = {**ready.constants, **_constants(constants)}
+    stated = {**kernel.artifact.constants, **_constants(constants)}
     parameters = tuple(Slot(p.name, p.type, p.size, p.divisibility, p.signless) for p in kernel.signature.user)
     return Entry(kernel.name, kernel.target, ready.level, ready.data, _metadata(kernel), parameters, stated, beside)
 

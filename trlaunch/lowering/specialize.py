@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trlaunch.artifact import Artifact, Level
@@ -488,4 +488,13 @@ def compile_function(
         to = Level.TTGIR if gluon else Level.TTIR
     with marking(marked):
         artifact = lower_source(specialised.source, to, target, options, gluon=gluon)
-    return Compiled(artifact, specialised.types)
+    compiled_in = {name: _plain(bound.values[name]) for name, t in specialised.types.items() if t == "constexpr"}
+    return Compiled(replace(artifact, constants=compiled_in), specialised.types)
+
+
+def _plain(value: Any) -> int | float | str | bool | None:
+    """What was compiled in, as a file can hold it: functions and types by name."""
+    value = getattr(value, "value", value)  # of tl.constexpr
+    if value is None or type(value) in (int, float, str, bool):
+        return value  # type: ignore[no-any-return]
+    return str(getattr(value, "__name__", value))
