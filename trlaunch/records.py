@@ -2,7 +2,7 @@
 
 `dataclasses.dataclass` compiles up to eight methods for each class, which takes half a millisecond to one; the thirty
 classes that a first launch needs would be a twelfth of the time from the start of the process to a result. Here only
-``__init__`` is compiled; the other methods are closures. The fields, as `dataclasses.replace`, `dataclasses.fields` and
+``__init__`` is compiled, and when it is first called; the other methods are closures. The fields, as `dataclasses.replace`, `dataclasses.fields` and
 `dataclasses.asdict` want them, are made by the standard library when they are first asked for.
 """
 
@@ -36,9 +36,28 @@ class _Fields:
         self.body = body
 
     def __get__(self, instance: object, owner: Any) -> Any:
-        model: Any = dataclasses.dataclass(eq=False, repr=False)(type(owner.__name__, (), self.body))
+        body = {"__doc__": owner.__name__, **self.body}  # without, the signature would be taken for it
+        model: Any = dataclasses.dataclass(init=False, eq=False, repr=False)(type(owner.__name__, (), body))
         owner.__dataclass_fields__ = model.__dataclass_fields__
         return owner.__dataclass_fields__
+
+
+class _Initialiser:
+    """``__init__``, until it is first asked for: it is compiled then, and takes this one's place."""
+
+    def __init__(self, *given: Any) -> None:
+        self.given = given
+        self.owner: Any = None
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.owner = owner
+
+    def __get__(self, instance: object, owner: Any) -> Any:
+        made = _initialiser(*self.given)
+        made.__qualname__ = f"{self.owner.__qualname__}.__init__"
+        made.__module__ = self.owner.__module__
+        self.owner.__init__ = made
+        return made if instance is None else made.__get__(instance, owner)
 
 
 def _default(value: Any) -> Any:
@@ -54,13 +73,12 @@ def _make(kind: type[Any], frozen: bool, slots: bool, eq: bool) -> type[Any]:
     given = {name: body.pop(name) for name in names if name in body}
     shown = tuple(name for name in names if getattr(given.get(name), "repr", True))
     methods: dict[str, Any] = {
-        "__init__": _initialiser(annotations, given, frozen, "__post_init__" in body),
+        "__init__": _Initialiser(annotations, given, frozen, "__post_init__" in body),
         "__repr__": _representation(shown),
         "__match_args__": names,
         "__replace__": dataclasses.replace,
         "__dataclass_fields__": _Fields({"__annotations__": annotations, **given}),
     }
-    methods["__init__"].__qualname__ = f"{kind.__qualname__}.__init__"
     if eq:
         key = _key(names)
         methods["__eq__"] = lambda self, other: key(self) == key(other) if type(other) is type(self) else NotImplemented
