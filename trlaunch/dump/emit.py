@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from trlaunch.errors import ArgumentError
 from trlaunch.mlir_text import Operation
-from trlaunch.mlir_types import split_tensor
+from trlaunch.mlir_types import CLOSE, OPEN, split_tensor, string_end
 
 __all__ = ["PARAMETER", "Edits", "Emitter", "parameters_end", "prefix_of", "program_number", "store"]
 
@@ -68,19 +68,25 @@ class Emitter:
 
 
 def parameters_end(text: str, function: Operation) -> int:
-    """Offset of the bracket that closes the parameter list."""
-    at = text.index("(", text.index("@", function.start))
-    depth, i = 0, at
-    while True:
-        char = text[i]
-        if char == '"':
-            i += 1
-            while text[i] != '"':
-                i += 2 if text[i] == "\\" else 1
-        depth += (char in "([{<") - (char in ")]}>")
+    """Offset of the bracket that closes the parameter list.
+
+    Raises
+    ------
+    ArgumentError
+        There is none.
+    """
+    symbol = text.find("@", function.start)
+    i = text.find("(", symbol) if symbol >= 0 else len(text)
+    depth = 0
+    while 0 <= i < len(text):
+        if text[i] == '"':
+            i = string_end(text, i)
+            continue
+        depth += (text[i] in OPEN) - (text[i] in CLOSE)
         if depth == 0:
             return i
         i += 1
+    raise ArgumentError(f"dump: the parameters of the function in line {function.line} are not closed")
 
 
 def program_number(emit: Emitter) -> str:
