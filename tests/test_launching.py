@@ -530,8 +530,8 @@ for kind in (CupyLike, Own):
             attempt(kernel, 4, *good[:2], kind(memory[2], stream=asked), 1024, stream=stream)
             attempt(kernel, 4, good[0], kind(memory[1], stream=streams[0]), kind(memory[2], stream=asked), 1024,
                     stream=stream)
-bad = [Own(far), Own(far, shape=(0,)), Own(0, shape=(0,)), Own(0), Own(BASE - 4096), Own(memory[0] + 4), Own(2**64 - 16),
-       Own(memory[0], typestr="<f2"), Own(memory[0], typestr="<i4"), Own(memory[0], typestr=">f4"),
+bad = [Own(far), Own(far, shape=(0,)), Own(0, shape=(0,)), Own(0), Own(BASE - 4096), Own(memory[0] + 4),
+       Own(2**64 - 16), Own(memory[0], typestr="<f2"), Own(memory[0], typestr="<i4"), Own(memory[0], typestr=">f4"),
        Own(memory[0], (32, 32), strides=(128, 4)), Own(memory[0], (32, 32), strides=(130, 4)),
        Own(memory[0], (32, 32), strides=(4,)), Own(memory[0], (2,) * 7), CupyLike(memory[0], typestr="<V3"),
        Own(memory[0], read_only=True), odd(data=""), odd(data=5), odd(data=(None, False)), odd(data=(1.5, False)),

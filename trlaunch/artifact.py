@@ -57,16 +57,17 @@ _FATBIN_MAGIC = b"\x50\xed\x55\xba"
 # Patterns; the first match wins. TTIR and TTGIR differ by the module's attributes: TTIR may hold single TritonGPU
 # operations. The
 # dialect was called triton_gpu up to Triton 3.2 and is ttg from 3.3 on.
+# Level, what must be in the text, and the mark itself, which is compiled only then.
 _TEXT_MARKS = (
-    (Level.AMDGCN, r"(?m)^[ \t]*\.amdgcn_target\b"),
-    (Level.PTX, r"(?m)^[ \t]*\.version[ \t]+\d+\.\d+\s+\.target[ \t]+sm_\d+"),
-    (Level.PTX, r"(?m)^[ \t]*(?:\.visible[ \t]+)?\.entry\b"),
-    (Level.TTGIR, r"\btt\.func\b"),  # refined to TTIR below
-    (Level.LLIR, r"(?m)^define\b.*\("),
-    (Level.GLUON, r"(?m)^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b"),
-    (Level.PYTHON, r"(?m)^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b"),
+    (Level.AMDGCN, ".amdgcn_target", r"(?m)^[ \t]*\.amdgcn_target\b"),
+    (Level.PTX, ".version", r"(?m)^[ \t]*\.version[ \t]+\d+\.\d+\s+\.target[ \t]+sm_\d+"),
+    (Level.PTX, ".entry", r"(?m)^[ \t]*(?:\.visible[ \t]+)?\.entry\b"),
+    (Level.TTGIR, "tt.func", r"\btt\.func\b"),  # refined to TTIR below
+    (Level.LLIR, "define", r"(?m)^define\b.*\("),
+    (Level.GLUON, "gluon", r"(?m)^[ \t]*@(?:\w+\.)?gluon\.jit\b|^[ \t]*from triton\.experimental import gluon\b"),
+    (Level.PYTHON, "", r"(?m)^[ \t]*@(?:\w+\.)*jit\b|^[ \t]*import triton\b|^[ \t]*from triton\b"),
     # Saved between passes by trlaunch, in LLVM's dialect of MLIR.
-    (Level.TTGIR, r"\A// trlaunch: (?:after|before) "),
+    (Level.TTGIR, "// trlaunch: ", r"\A// trlaunch: (?:after|before) "),
 )
 _GPU_MODULE = r'"(?:ttg|triton_gpu)\.num-warps"\s*='
 
@@ -252,10 +253,10 @@ def detect(data: bytes) -> Level | None:
         text = data.decode()
     except UnicodeDecodeError:
         return None
-    for level, mark in _TEXT_MARKS:
-        if re.search(mark, text):
+    for level, word, mark in _TEXT_MARKS:
+        if word in text and re.search(mark, text):
             if level is Level.TTGIR:
-                return Level.TTGIR if re.search(_GPU_MODULE, text) else Level.TTIR
+                return Level.TTGIR if "num-warps" in text and re.search(_GPU_MODULE, text) else Level.TTIR
             return level
     return None
 

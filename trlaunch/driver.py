@@ -5,7 +5,6 @@ A driver receives the packed parameter bytes and never learns types; `trlaunch.d
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Protocol
@@ -45,10 +44,11 @@ class Device:
         """
         if isinstance(text, Device):
             return text
-        m = re.match(r"(cuda|hip)(?::(\d+))?\Z|(emulator)\Z", text) if isinstance(text, str) else None
-        if m is None:
+        driver, colon, ordinal = text.partition(":") if isinstance(text, str) else ("", "", "")
+        known = (driver in ("cuda", "hip") and (not colon or ordinal.isdecimal())) or text == "emulator"
+        if not known:
             raise DeviceUnavailable(f"device {text!r} is not understood: expected cuda, cuda:<n>, hip:<n> or emulator")
-        return cls(m[1] or m[3], int(m[2] or 0))
+        return cls(driver, int(ordinal or 0))
 
     def __str__(self) -> str:
         return self.driver if self.driver == "emulator" else f"{self.driver}:{self.ordinal}"

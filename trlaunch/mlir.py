@@ -12,9 +12,9 @@ from trlaunch.records import dataclass
 __all__ = ["Argument", "Function", "find_function", "split_list"]
 
 _OPEN, _CLOSE = "([{<", ")]}>"
-_NAME_LOC = re.compile(r'loc\(\s*"((?:[^"\\]|\\.)*)"\s*\(')
-_LOC_ALIAS = re.compile(r"loc\(\s*(#loc\d*)\s*\)")
-_ALIAS_LINE = re.compile(r'^(#loc\d*) = loc\("((?:[^"\\]|\\.)*)"\(', re.M)
+_NAME_LOC = r'loc\(\s*"((?:[^"\\]|\\.)*)"\s*\('
+_LOC_ALIAS = r"loc\(\s*(#loc\d*)\s*\)"
+_ALIAS_LINE = r'(?m)^(#loc\d*) = loc\("((?:[^"\\]|\\.)*)"\('
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def find_function(text: str, symbol: str) -> Function | None:
     if m is None:
         return None
     line = text.count("\n", 0, m.start()) + 1
-    aliases = dict(_ALIAS_LINE.findall(text))
+    aliases = dict(re.findall(_ALIAS_LINE, text))
     parts = split_list(text, m.end())
     if parts is None:
         raise ArtifactError(f"line {line}: the argument list of tt.func @{symbol} is not closed")
@@ -128,9 +128,9 @@ def _argument(part: str, aliases: Mapping[str, str]) -> Argument | None:
             key, _, value = item.partition("=")
             attributes[key.strip()] = value.strip()
     name = None
-    if m := _NAME_LOC.search(rest):
+    if '"' in rest and (m := re.search(_NAME_LOC, rest)):
         name = m[1]
-    elif m := _LOC_ALIAS.search(rest):
+    elif m := re.search(_LOC_ALIAS, rest):
         name = aliases.get(m[1])
     return Argument(ssa, type_text, attributes, name)
 

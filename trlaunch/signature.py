@@ -176,12 +176,12 @@ def _func_slot(argument: Argument, name: str | None) -> Slot:
     if "tt.nv_tma_desc" in argument.attributes:
         return Slot(name, "nvTmaDesc", TENSOR_MAP_BYTES)
     type_name = _mlir_type(argument.type)
-    divisibility = _DIVISIBILITY.match(argument.attributes.get("tt.divisibility", ""))
+    divisibility = re.match(_DIVISIBILITY, argument.attributes.get("tt.divisibility", ""))
     return Slot(name, type_name, type_size(type_name), int(divisibility[1]) if divisibility else 1, True)
 
 
-_DIVISIBILITY = re.compile(r"([0-9]{1,9})\s*(?::|\Z)")
-_TENSORDESC = re.compile(r"!tt\.tensordesc<(?:tensor<)?((?:\d+x)+)([A-Za-z]\w*)")
+_DIVISIBILITY = r"([0-9]{1,9})\s*(?::|\Z)"
+_TENSORDESC = r"!tt\.tensordesc<(?:tensor<)?((?:\d+x)+)([A-Za-z]\w*)"
 
 
 def _mlir_type(text: str) -> str | None:
@@ -190,7 +190,7 @@ def _mlir_type(text: str) -> str | None:
         text, pointers = text[len("!tt.ptr<") :].rpartition(">")[0].strip(), pointers + "*"
     if pointers:
         return pointers + (from_mlir(text.partition(",")[0].strip()) or "")  # !tt.ptr<f32, 1>: the address space
-    if m := _TENSORDESC.match(text):
+    if text.startswith("!tt.tensordesc") and (m := re.match(_TENSORDESC, text)):
         shape = ", ".join(m[1][:-1].split("x"))
         return f"tensordesc<{from_mlir(m[2]) or m[2]}[{shape}]>"
     return from_mlir(text)

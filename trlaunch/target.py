@@ -9,8 +9,8 @@ from trlaunch.records import dataclass
 
 __all__ = ["Target"]
 
-_CUDA = re.compile(r"(?:cuda:|sm_?)(\d{2,3})([af]?)\Z")
-_HIP = re.compile(r"(?:hip:)?(gfx[0-9a-f]+)((?::(?:xnack|sramecc)[+-])*)\Z")
+_CUDA = r"(?:cuda:|sm_?)(\d{2,3})([af]?)\Z"
+_HIP = r"(?:hip:)?(gfx[0-9a-f]+)((?::(?:xnack|sramecc)[+-])*)\Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Target:
         TrlaunchError
             The text is none of these forms.
         """
-        if m := _CUDA.match(text):
+        if m := re.match(_CUDA, text):
             return cls("cuda", m[1], m[2], warp_size or 32)
-        if m := _HIP.match(text):
+        if m := re.match(_HIP, text):
             # GFX9 (GCN, CDNA) runs 64 lanes; RDNA is compiled by Triton for 32 (facts: Triton's AMD backend).
             return cls("hip", m[1], m[2], warp_size or (64 if m[1].startswith("gfx9") else 32))
         raise TrlaunchError(

@@ -60,7 +60,7 @@ INIT_ADVICE = {
 UNKNOWN_STATUS = (ValueError, KeyError)
 """What ``cuda.bindings`` raises for a status that it has no member for (``KeyError`` in 13.0)."""
 
-_UNKNOWN_STATUS = re.compile(r"(\d+)(?: is not a valid CUresult)?")
+_UNKNOWN_STATUS = r"(\d+)(?: is not a valid CUresult)?"
 
 
 def load_bindings() -> ModuleType:
@@ -173,7 +173,7 @@ class Calls:
 
         The bindings turn every status into an enumeration member and raise one of `UNKNOWN_STATUS` where there is none.
         """
-        match = _UNKNOWN_STATUS.fullmatch(str(error))
+        match = re.fullmatch(_UNKNOWN_STATUS, str(error))
         if match is None:
             return ArgumentError(f"cuda-python refused the arguments of {call}: {error}")
         return self.error(call, int(match[1]))
