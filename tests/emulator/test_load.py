@@ -45,7 +45,7 @@ def test_clusters_are_refused(case: corpus.Case) -> None:
     [
         ("wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {%f1}, %d1, %d2, 1;", "is not executed"),
         ("mapa.shared::cluster.u32 %r1, %r2, 0;", "mapa is not executed"),
-        ("add.rz.f64 %g1, %g2, %g3;", r"the rounding \.rz is not executed"),
+        ("add.rz.f16 %h1, %h2, %h3;", r"the rounding \.rz is not executed"),
         ("bar.red.popc.u32 %r1, 0, %p1;", "bar.red.popc.u32 is not executed"),
         ("add.u32 %r1, %r2;", "takes 3 operands, not 2"),
         ("mov.u32 %r1, nothing;", "'nothing' is not a variable"),
