@@ -179,14 +179,14 @@ typedef struct {
     int config_size, grid_offset, stream_offset;
     unsigned cluster[3], limit[3];
     int listed; /* only grids that were found right before */
-    unsigned grids[MAX_GRIDS][3];
-    int grid_count, next_grid;
     int device_type, ordinal;
     int count, bytes;
     Slot *slots;
-    More *more;
-    struct { unsigned long long id; void *function; } entries[MAX_ENTRIES];
     int entry_count;
+    struct { unsigned long long id; void *function; } entries[MAX_ENTRIES];
+    More *more;
+    unsigned grids[MAX_GRIDS][3];
+    int grid_count, next_grid;
     unsigned long long strangers[MAX_ENTRIES]; /* contexts of other devices, 0 for none: the primary one is pushed */
     int stranger_count;
     PyObject *keep, *fail, *encode;
@@ -1085,6 +1085,22 @@ static inline int read_usual(const Plan *plan, Slot *s, PyObject *value, const E
 }
 
 /*
+ * Have what the functions of `handles` read come into the nearest cache, for all tensors at once: behind a launch it is
+ * no longer there, and each would be waited for in turn. A TensorImpl takes three lines, of which the last has dtype
+ * and device; the first points to the storage.
+ */
+static inline void fetch_tensors(const Call *call, const PyTypeObject *tensor) {
+    for (Py_ssize_t i = 0; i < call->count; i++) {
+        PyObject *value = call->args[i];
+        if (Py_TYPE(value) != tensor) continue;
+        const char *implementation = *(char **)((char *)value + handles.offset);
+        __builtin_prefetch(implementation);
+        __builtin_prefetch(implementation + 64);
+        __builtin_prefetch(implementation + 128);
+    }
+}
+
+/*
  * The arguments that nearly all are, without a call for each: small ints for 32 bits, and tensors with an exchange table
  * that are where and what the last one was. Returns how many it took; what comes then is for `place`.
  */
@@ -1095,6 +1111,7 @@ static inline Py_ssize_t pack_usual(Packing *p, const Call *call, Py_ssize_t i) 
     PyTypeObject *tensor = api || handles.offset ? tensor_types[0].type : NULL;
     unsigned char *data = p->data;
     int tensors = 0, arrays = 0;
+    if (handles.offset && !i) fetch_tensors(call, tensor);
     for (; i < call->count && s < end; i++, s++) {
         PyObject *value = call->args[i];
         PyTypeObject *type = Py_TYPE(value);
