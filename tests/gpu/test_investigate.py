@@ -77,6 +77,23 @@ def test_the_address_of_an_access_is_told_from_the_arguments(reports, hopper):
     assert site.address - site.spots[0].address in range(1 << 40, (1 << 40) + 1024)
 
 
+STORE = "mov.u32 %r1, 7; st.global.u32 [%d1], %r1;"
+LATE = {
+    "wild-pointer": written(STORE, lambda: trlaunch.Pointer(0x7F1234567000)),
+    "misaligned": written(STORE, lambda: np.zeros(257, np.uint8)[1:], "*u8"),
+    "mbarrier": written("mov.u32 %r1, s; mbarrier.arrive.shared.b64 %d2, [%r1];", numbers, target="sm_90", shared=64),
+}
+
+
+@pytest.mark.parametrize("rule", LATE)
+def test_a_fault_of_a_warp_that_has_exited_is_waited_for(rule, hopper):
+    """The launch counts as done before the driver notices."""
+    found = investigate_trial(LATE[rule](device="cuda:0"), timeout=TIMEOUT)
+    assert found.cause is not None, str(found)
+    assert found.cause.rule == rule, str(found)
+    assert found.core is not None, str(found)
+
+
 def test_a_silent_wrong_block_is_told_although_nothing_dies(hopper):
     from tests.investigate.cases import compiled
 
