@@ -302,6 +302,7 @@ def _foreign_reader(owned: Callable[[int], bool]) -> Callable[[Any, int], tuple[
     the stream as known now, the dtype's number, the shape, and the strides in elements, ``None`` for contiguous ones.
     """
     kinds: set[type] = set()
+    itemsizes: dict[str, int] = {}
 
     def foreign(value: Any, asked: int) -> tuple[Any, ...]:
         kind = type(value)
@@ -316,7 +317,7 @@ def _foreign_reader(owned: Callable[[int], bool]) -> Callable[[Any, int], tuple[
             strides, stream = interface.get("strides"), interface.get("stream")
             dtype = getattr(value, "dtype", typestr)
             number = ARRAY_DTYPES.get(dtype)
-            itemsize = int(typestr[2:])
+            itemsize = itemsizes.get(typestr) or itemsizes.setdefault(typestr, int(typestr[2:]))
             if strides is not None:
                 if type(strides) is not tuple or len(strides) != len(shape):
                     raise _Unusual

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
 from trlaunch.driver import Function, LaunchConfig, PackedArguments
-from trlaunch.errors import DriverError
 from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
@@ -130,13 +129,12 @@ class DirectLaunch:
 
     def owns(self, ordinal: int) -> Callable[[int], bool]:
         """A function that says whether memory belongs to a device, as far as the driver knows."""
-        driver = self.driver
+        query = self.driver.pointer_query
 
         def owned(address: int) -> bool:
-            try:
-                return driver.device_of_pointer(address) == ordinal
-            except DriverError:
-                return False  # it is raised again where the launch is explained
+            if not 0 < address < 2**64 or query.ask(address):  # a status is raised where the launch is explained
+                return False
+            return query.ordinal.value == ordinal and query.memory_type.value != 0
 
         return owned
 

@@ -161,7 +161,7 @@ class CudaDriver:
         self._properties: dict[int, DeviceProperties] = {}
         self._pools: dict[int, Any] = {}
         self.parameters = _ParameterBuffer()
-        self._pointer_query = _PointerQuery(self.calls.address("cuPointerGetAttributes"))
+        self.pointer_query = _PointerQuery(self.calls.address("cuPointerGetAttributes"))
         self.launch_config = functools.lru_cache(maxsize=1024)(self._make_launch_config)
 
     @classmethod
@@ -487,7 +487,7 @@ class CudaDriver:
         """
         if not 0 < address < 2**64:
             return None
-        query = self._pointer_query
+        query = self.pointer_query
         status = query.ask(address)
         if status == INVALID_CONTEXT:  # the documented answer for memory that no context allocated or registered
             return None
