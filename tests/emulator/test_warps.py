@@ -117,6 +117,7 @@ FRAGMENTS = {
     "m16n8k16.row.col.f32.bf16.bf16.f32": (4, 2, 4), "m16n8k8.row.col.f32.tf32.tf32.f32": (4, 2, 4),
     "m16n8k4.row.col.f32.tf32.tf32.f32": (2, 1, 4), "m16n8k16.row.col.f16.f16.f16.f16": (4, 2, 2),
     "m16n8k32.row.col.s32.s8.s8.s32": (4, 2, 4), "m16n8k16.row.col.s32.u8.s8.s32": (2, 1, 4),
+    "m16n8k32.row.col.f32.e4m3.e4m3.f32": (4, 2, 4), "m16n8k32.row.col.f32.e5m2.e4m3.f32": (4, 2, 4),
 }  # fmt: skip
 
 
@@ -140,14 +141,16 @@ def mma_body(shape: str) -> str:
 
 
 def matrix_module() -> str:
-    return HEADER + "".join(entry(mma_body(s), 3, name=f"m{n}", threads=32) for n, s in enumerate(FRAGMENTS))
+    header = HEADER.replace("8.0", "8.4")  # which has mma of fp8
+    return header + "".join(entry(mma_body(s), 3, name=f"m{n}", threads=32) for n, s in enumerate(FRAGMENTS))
 
 
 def test_ptxas_accepts_the_matrix_module(tmp_path) -> None:
     assert_ptxas_accepts(matrix_module(), tmp_path)
 
 
-ELEMENTS = {"f16": np.float16, "bf16": np.uint16, "tf32": np.float32, "s8": np.int8, "u8": np.uint8}
+ELEMENTS = {"f16": np.float16, "bf16": np.uint16, "tf32": np.float32, "s8": np.int8, "u8": np.uint8, "e4m3": np.uint8,
+            "e5m2": np.uint8}  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", FRAGMENTS)
@@ -158,11 +161,19 @@ def test_mma(shape: str) -> None:
     rng = np.random.default_rng(1)
     a = rng.integers(-7 if left != "u8" else 0, 8, (16, k)).astype(float)
     b = rng.integers(-7, 8, (k, 8)).astype(float)
+    if left == "e5m2":
+        a = np.sign(a) * 2.0 ** (abs(a) % 3)  # two bits of fraction
     c = rng.integers(-50, 50, (16, 8)).astype(float)
 
     def encode(x: np.ndarray, kind: str) -> np.ndarray:
         if kind == "bf16":
             return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        if kind == "e5m2":  # the upper half of f16
+            return (x.astype(np.float16).view(np.uint16) >> 8).astype(np.uint8)
+        if kind == "e4m3":  # the middle of f16, with another bias
+            bits = x.astype(np.float16).view(np.uint16)
+            size = np.where(x == 0, 0, ((bits & 0x7FFF) >> 7) - (8 << 3))
+            return (size | (bits >> 8 & 0x80)).astype(np.uint8)
         return x.astype(ELEMENTS[kind])
 
     per_word = 4 // np.dtype(ELEMENTS[left]).itemsize

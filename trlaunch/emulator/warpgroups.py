@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trlaunch.emulator.faults import FaultLog
-from trlaunch.emulator.instructions.base import F2, F4, U1, U2, U4, U8, Array
-from trlaunch.emulator.instructions.convert import FP8_VALUES
+from trlaunch.emulator.instructions.base import F2, F4, U2, U4, U8, Array
 from trlaunch.emulator.instructions.fragments import element, even_and_odd, fragment_a
 from trlaunch.emulator.memory import SharedMemory
 from trlaunch.emulator.tensor_copies import swizzled
@@ -45,8 +44,6 @@ class Product:
 
 def _numbers(raw: Array, kind: str) -> Array:
     """16-byte units to numbers to multiply, in a last axis."""
-    if kind in ("e4m3", "e5m2"):
-        return FP8_VALUES[kind + "x2"][np.ascontiguousarray(raw).view(U1)]
     return element(np.ascontiguousarray(raw).view(U4), kind)
 
 

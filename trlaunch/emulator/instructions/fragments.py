@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from trlaunch.emulator.instructions.base import F2, F4, F8, I1, I2, I4, U1, U2, U4, Array, runtime
+from trlaunch.emulator.instructions.convert import FP8_VALUES
 from trlaunch.emulator.instructions.floating import bf16_to_f32
 
 __all__ = ["element", "even_and_odd", "f16_to_f32", "fragment_a", "registers_to_rows"]
@@ -60,6 +61,8 @@ def element(words: Array, kind: str) -> Array:
         return bf16_to_f32(words.view(U2))
     if kind == "tf32":  # hardware reads the upper 19 bits
         return (words & U4(0xFFFFE000)).view(F4)
+    if kind in ("e4m3", "e5m2"):
+        return FP8_VALUES[kind + "x2"].take(words.view(U1), mode="clip")
     integers: Any = I1 if kind == "s8" else U1
     return words.view(integers).astype(F8)  # exact, and faster than integer products
 

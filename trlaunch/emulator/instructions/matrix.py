@@ -48,7 +48,7 @@ def ldmatrix(c: Emitter, i: Instruction, s: Suffixes) -> None:
 _SHAPES = {
     ("m16n8k16", "f16"): 2, ("m16n8k8", "f16"): 2, ("m16n8k16", "bf16"): 2, ("m16n8k8", "bf16"): 2,
     ("m16n8k8", "tf32"): 1, ("m16n8k4", "tf32"): 1,
-    **{(shape, kind): 4 for shape in ("m16n8k16", "m16n8k32") for kind in ("s8", "u8")},
+    **{(shape, kind): 4 for shape in ("m16n8k16", "m16n8k32") for kind in ("s8", "u8", "e4m3", "e5m2")},
 }  # fmt: skip
 
 
@@ -66,12 +66,13 @@ def mma(c: Emitter, i: Instruction, s: Suffixes) -> None:
         return _mma_f64(c, i, shape)
     if (shape, left) not in _SHAPES or (shape, right) not in _SHAPES or out != add:
         raise refuse(f"{i.opcode} is not executed")
-    integers = left in ("s8", "u8")
+    integers, eight = left in ("s8", "u8"), left in ("e4m3", "e5m2")
     if saturate and not integers:
         raise refuse(f"{i.opcode} is not PTX")
-    if (left != right and not integers) or out not in (("s32",) if integers else ("f32", "f16")):
+    alike = right in (("s8", "u8") if integers else ("e4m3", "e5m2") if eight else (left,))
+    if not alike or out not in (("s32",) if integers else ("f32", "f16")):
         raise refuse(f"{i.opcode} is not executed")
-    if out == "f16" and left != "f16":
+    if out == "f16" and left != "f16" and not eight:
         raise refuse(f"{i.opcode} is not PTX")
     words = int(shape.partition("k")[2]) // _SHAPES[shape, left]
     c.warp_sync = True
