@@ -3,8 +3,8 @@
 `dataclasses.dataclass` compiles up to eight methods for each class, which takes half a millisecond to one; the thirty
 classes that a first launch needs would be a twelfth of the time from the start of the process to a result. Here only
 ``__init__`` is compiled, and when it is first called; the other methods are closures. The fields, as
-`dataclasses.replace`, `dataclasses.fields` and `dataclasses.asdict` want them, are made by the standard library when they
-are first asked for.
+`dataclasses.replace`, `dataclasses.fields` and `dataclasses.asdict` want them, are made by the standard library when
+they are first asked for.
 """
 
 from __future__ import annotations
