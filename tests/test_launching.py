@@ -566,6 +566,46 @@ def test_arrays_with_the_cuda_array_interface(fakecuda, mode):
     assert short < long - 70
 
 
+def test_scratch_is_allocated_and_given_back_around_each_launch(fakecuda, mode):
+    script = """
+primary(0)
+for release in ("3.3.1", "3.6.0", "3.9.0"):
+    case = find(release, "cuda:90", "scratch_kernel")
+    kernel = Kernel.from_file(case.path("cubin"))
+    values = [Pointer(BASE) if p.type.startswith("*") else p.value for p in case.params]
+    stream = int(cuda("cuStreamCreate", 0))
+    for grid in (1, (2, 3), 1, (2, 3)):
+        attempt(kernel, grid, *values)
+        attempt(kernel, grid, *values, stream=stream)
+        attempt(kernel, grid, *values[:-1])
+    for call in ("cuMemAllocFromPoolAsync", "cuLaunchKernelEx", "cuMemFreeAsync"):
+        fail(call, 2)
+        attempt(kernel, 1, *values)
+        fail(call, 0)
+    attempt(kernel, 1, *values)
+print(explained)
+"""
+    steps, stated, counts = {}, {}, {}
+    for each in (EXPLAIN, mode):
+        recorded = fakecuda.run(each.prefix + SETUP + script, env=each.env)
+        steps[each.name] = [
+            (call.name, call.status, call.values.get("size"), call.values.get("grid")) for call in recorded.calls
+            if call.name in ("cuMemAllocFromPoolAsync", "cuMemFreeAsync", "cuMemsetD8Async", "cuLaunchKernelEx")
+        ]  # fmt: skip
+        *stated[each.name], explained = recorded.stdout.splitlines()
+        counts[each.name] = int(explained)
+        allocated = ""
+        for call in recorded.calls:
+            if call.name == "cuMemAllocFromPoolAsync" and not call.status:
+                allocated = call["address"].to_bytes(8, "little").hex()
+            assert call.name != "cuLaunchKernelEx" or allocated in call["parameters"]
+    assert steps["explain"] == steps[mode.name]
+    assert stated["explain"] == stated[mode.name]
+    assert sum(line.startswith("DriverError") for line in stated[mode.name]) == 9
+    assert sum(name == "cuMemAllocFromPoolAsync" for name, *_ in steps[mode.name]) >= 30
+    assert counts[mode.name] < counts["explain"] - 20
+
+
 def test_statuses_of_the_driver_are_raised_alike(fakecuda, mode):
     lines, _, short = same(
         fakecuda,

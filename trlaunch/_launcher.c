@@ -190,6 +190,7 @@ typedef struct {
     unsigned long long strangers[MAX_ENTRIES]; /* contexts of other devices, 0 for none: the primary one is pushed */
     int stranger_count;
     PyObject *keep, *fail, *encode;
+    PyObject *grant, *release; /* null: the kernel wants no scratch */
 } Plan;
 
 static PyTypeObject Plan_Type;
@@ -198,6 +199,8 @@ static int plan_clear(Plan *self) {
     Py_CLEAR(self->keep);
     Py_CLEAR(self->fail);
     Py_CLEAR(self->encode);
+    Py_CLEAR(self->grant);
+    Py_CLEAR(self->release);
     return 0;
 }
 
@@ -205,6 +208,8 @@ static int plan_traverse(Plan *self, visitproc visit, void *arg) {
     Py_VISIT(self->keep);
     Py_VISIT(self->fail);
     Py_VISIT(self->encode);
+    Py_VISIT(self->grant);
+    Py_VISIT(self->release);
     return 0;
 }
 
@@ -222,18 +227,19 @@ static void plan_dealloc(Plan *self) {
 
 static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"slots", "bytes", "config", "grid_offset", "stream_offset", "functions", "primary",
-        "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", NULL};
-    PyObject *slots, *keep, *fail, *encode;
+        "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", "scratch", NULL};
+    PyObject *slots, *keep, *fail, *encode, *scratch = Py_None;
     Py_buffer config;
     unsigned long long launch, identify, push, pop, encode_tiled, owner, primary;
     if (self->slots) {
         PyErr_SetString(PyExc_TypeError, "a Plan is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKKK)Ki(III)(III)p(ii)OOO", names, &PyList_Type, &slots,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKKK)Ki(III)(III)p(ii)OOO|O", names, &PyList_Type, &slots,
             &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop,
             &encode_tiled, &owner, &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
-            &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep, &fail, &encode))
+            &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep, &fail, &encode,
+            &scratch))
         return -1;
     int fits = config.len <= CONFIG_BYTES && self->grid_offset >= 0 && self->grid_offset + 12 <= config.len
         && self->stream_offset >= 0 && self->stream_offset + 8 <= config.len
@@ -293,6 +299,12 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "a Plan whose numbers do not fit together");
         return -1;
+    }
+    PyObject *grant, *release;
+    if (scratch != Py_None) {
+        if (!PyArg_ParseTuple(scratch, "OO", &grant, &release)) return -1;
+        self->grant = Py_NewRef(grant);
+        self->release = Py_NewRef(release);
     }
     self->keep = Py_NewRef(keep);
     self->fail = Py_NewRef(fail);
@@ -1179,6 +1191,44 @@ static int fail(Plan *plan, const char *what, int status, const unsigned *ctas, 
     return FAILED;
 }
 
+/* Allocate the scratch of a launch and write its addresses; what `release` is given, or null with an error. */
+static PyObject *grant_scratch(Plan *plan, unsigned char *data, const unsigned *ctas, uint64_t stream) {
+    PyObject *granted = PyObject_CallFunction(plan->grant, "(III)K", ctas[0], ctas[1], ctas[2],
+                                              (unsigned long long)stream);
+    if (!granted) return NULL;
+    for (Py_ssize_t i = 0; PyList_Check(granted) && i < PyList_GET_SIZE(granted); i++) {
+        int offset;
+        unsigned long long address;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(granted, i), "iK", &offset, &address)) goto error;
+        if (offset < 0 || offset + 8 > plan->bytes) {
+            PyErr_SetString(PyExc_ValueError, "scratch outside of the parameters");
+            goto error;
+        }
+        memcpy(data + offset, &address, 8);
+    }
+    return granted;
+error:
+    Py_DECREF(granted);
+    return NULL;
+}
+
+/* Give it back, whether the launch has failed or not; an error of its own takes the place of the launch's. */
+static int release_scratch(Plan *plan, PyObject *granted, uint64_t stream) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *answer = PyObject_CallFunction(plan->release, "OK", granted, (unsigned long long)stream);
+    Py_DECREF(granted);
+    if (!answer) {
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+        return 0;
+    }
+    Py_DECREF(answer);
+    PyErr_Restore(type, value, traceback);
+    return 1;
+}
+
 static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launches *launches) {
     unsigned ctas[3];
     for (int i = 0; i < 3; i++) {
@@ -1236,12 +1286,14 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
         }
         unknown = !found;
     }
-    if (unknown || (p->asked && p->asked != (stream ? stream : 1))) {
+    if (unknown || (pushed && plan->grant) || (p->asked && p->asked != (stream ? stream : 1))) {
         PyErr_Clear();
         void *popped;
         status = pushed ? plan->pop(&popped) : 0;
         return status ? fail(plan, "cuCtxPopCurrent", status, ctas, stream) : UNUSUAL;
     }
+    PyObject *granted = NULL;
+    if (plan->grant && !(granted = grant_scratch(plan, p->data, ctas, stream))) return FAILED;
     _Alignas(16) unsigned char config[CONFIG_BYTES];
     memcpy(config, plan->config, CONFIG_BYTES);
     memcpy(config + plan->grid_offset, ctas, sizeof ctas);
@@ -1260,6 +1312,7 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
     int result = DONE;
     if (status) result = fail(plan, "cuLaunchKernelEx", status, ctas, stream);
     else if (popping) result = fail(plan, "cuCtxPopCurrent", popping, ctas, stream);
+    if (granted && !release_scratch(plan, granted, stream)) result = FAILED;
     return result;
 }
 

@@ -146,7 +146,7 @@ class GeneratedPlan:
 
         def push(grid: Any, stream: int, packed: tuple[Any, ...]) -> bool:
             ctas = ctas_of(grid)
-            if ctas is None:
+            if ctas is None or direct.scratch is not None:
                 return False
             direct.push(ctas, stream, packer.pack(*packed))
             return True

@@ -393,21 +393,20 @@ class Kernel(launching.Launched):
             return None if buffer is None else buffer.empty()
         config = self._config(ctas, handle)
         function = self._function(loaded)
-        if buffer is None and not self._wants_scratch(loaded):
-            loaded.driver.launch(function, config, packed)
-            launching.learn(self, loaded, function, config, device)
-            return None
         scratch: list[tuple[str, int]] = []
         try:
             self._scratch(loaded, config, scratch)
             if buffer is not None:
                 scratch.append(("dump", buffer.allocate(loaded.driver, loaded.device.ordinal, handle)))
-            packed = loaded.packer.fill_hidden(packed, dict(scratch))
+            packed = loaded.packer.fill_hidden(packed, dict(scratch)) if scratch else packed
             loaded.driver.launch(function, config, packed)
-            return None if buffer is None else buffer.collect()
+            if buffer is not None:
+                return buffer.collect()
         finally:
             for _, address in scratch:
                 loaded.driver.free_scratch(address, loaded.device.ordinal, config.stream)
+        launching.learn(self, loaded, function, config, device)
+        return None
 
     def bind(
         self, *, grid: int | Sequence[int], stream: Any = None, device: str | Device | None = None
@@ -478,9 +477,6 @@ class Kernel(launching.Launched):
             pdl=metadata.pdl if metadata else False,
             stream=stream,
         )
-
-    def _wants_scratch(self, loaded: _Loaded) -> bool:
-        return any(getattr(self.metadata, f"{param.role}_size", None) for param in loaded.subject.signature.hidden)
 
     def _scratch(self, loaded: _Loaded, config: LaunchConfig, granted: list[tuple[str, int]]) -> None:
         """Allocate what the metadata asks for; `granted` has the addresses so far even when one fails."""

@@ -6,21 +6,73 @@ them derive from a signature or keep about foreign types is here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from trlaunch.driver import Driver
+from trlaunch.errors import TrlaunchError
+from trlaunch.metadata import Metadata
 from trlaunch.packing import reinterprets
 from trlaunch.scalars import SCALARS
-from trlaunch.signature import Param, category
+from trlaunch.signature import Param, Signature, category
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import dlpack_numbers, dtype_name, gpu_place
 
-__all__ = ["ARRAY_DTYPES", "array_dtype", "dtype_mask", "is_interface_array", "slot"]
+__all__ = ["ARRAY_DTYPES", "Scratch", "array_dtype", "dtype_mask", "is_interface_array", "slot"]
 
 ALL_DTYPES = 2**64 - 1
 _MOST_DTYPES = 256
 
 ARRAY_DTYPES: dict[Any, int] = {}
 """The number of `dlpack_numbers` of each dtype (or ``typestr``) that arrays had so far, -1 for none."""
+
+
+class Scratch:
+    """What a launch allocates for a kernel and gives back behind it, in order on its stream.
+
+    Parameters
+    ----------
+    driver : Driver
+    ordinal : int
+    wanted : sequence of tuple
+        For each pointer its offset in the buffer, bytes for each CTA, alignment, and whether the memory is cleared.
+    """
+
+    def __init__(self, driver: Driver, ordinal: int, wanted: Sequence[tuple[int, int, int, bool]]) -> None:
+        self.driver = driver
+        self.ordinal = ordinal
+        self.wanted = tuple(wanted)
+
+    @classmethod
+    def of(cls, driver: Driver, ordinal: int, signature: Signature, metadata: Metadata | None) -> Scratch | None:
+        """What the metadata asks for; ``None`` when it is nothing."""
+        wanted = []
+        for param in signature.hidden:
+            size = getattr(metadata, f"{param.role}_size", None)
+            if size:
+                align = getattr(metadata, f"{param.role}_align")
+                wanted.append((param.offset, size, align, param.role == "profile_scratch"))
+        return cls(driver, ordinal, wanted) if wanted else None
+
+    def grant(self, ctas: tuple[int, int, int], stream: int) -> list[tuple[int, int]]:
+        """Offset and address of each."""
+        granted: list[tuple[int, int]] = []
+        count = ctas[0] * ctas[1] * ctas[2]
+        try:
+            for offset, size, align, cleared in self.wanted:
+                address = self.driver.allocate_scratch(size * count, align, self.ordinal, stream)
+                granted.append((offset, address))
+                if cleared:
+                    self.driver.clear(address, size * count, self.ordinal, stream)
+        except TrlaunchError:
+            self.release(granted, stream)
+            raise
+        return granted
+
+    def release(self, granted: list[tuple[int, int]], stream: int) -> None:
+        """Give back what `grant` gave."""
+        for _, address in granted:
+            self.driver.free_scratch(address, self.ordinal, stream)
 
 
 def dtype_mask(param: Param) -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trlaunch import hook_switch, streams
 from trlaunch.driver import Device
-from trlaunch.launch_slots import ARRAY_DTYPES, array_dtype, dtype_mask, is_interface_array, slot
+from trlaunch.launch_slots import ARRAY_DTYPES, Scratch, array_dtype, dtype_mask, is_interface_array, slot
 from trlaunch.memory import DeviceArray
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import Pointer
@@ -140,6 +140,8 @@ def learn(
         plan = False
         if _known(loaded.findings):
             direct = direct_launch(loaded.driver, function, config, loaded.packer.signature.param_bytes)
+            subject = loaded.subject
+            direct.scratch = Scratch.of(loaded.driver, loaded.device.ordinal, subject.signature, subject.metadata)
             if _native is not None:
                 plan = _native_plan(direct, loaded.packer, loaded.properties)
             else:
@@ -192,6 +194,7 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         encoding = packer.encoding(len(slots), properties) if param.is_tensor_map else None
         slots.append((*place, low, high, divisibility, dtypes, param.name, encoding))
     addresses = direct.addresses
+    scratch = direct.scratch
     return _native.Plan(
         slots=slots,
         bytes=size,
@@ -215,6 +218,7 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         keep=direct,
         fail=direct.fail,
         encode=functools.partial(packer.encoded, driver=direct.driver, device=properties.device),
+        scratch=None if scratch is None else (scratch.grant, scratch.release),
     )
 
 

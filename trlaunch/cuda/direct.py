@@ -20,6 +20,7 @@ from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
     from trlaunch.cuda.driver import CudaDriver
+    from trlaunch.launch_slots import Scratch
 
 __all__ = ["Addresses", "DirectLaunch"]
 
@@ -87,6 +88,7 @@ class DirectLaunch:
         self.nbytes = nbytes
         self.config = replace(config, stream=0)
         self.made = driver.launch_config(self.config)
+        self.scratch: Scratch | None = None
         self.non_portable = math.prod(config.cluster) > PORTABLE_CLUSTER
 
     @property
@@ -158,7 +160,7 @@ class DirectLaunch:
         """
         driver, function = self.driver, self.function
         bindings, parameters = driver.calls.bindings, driver.parameters
-        extra_of = parameters.extra_of
+        extra_of, scratch = parameters.extra_of, self.scratch
         identify, launch_kernel = bindings.cuCtxGetId, bindings.cuLaunchKernelEx
         entries = function.handle.entries
         non_portable, nbytes = self.non_portable, self.nbytes
@@ -184,10 +186,32 @@ class DirectLaunch:
                     self.fail("cuLaunchKernelEx", int(status), grid, stream)
                 return True
 
-            return launch
+            return launch if scratch is None else _scratched(launch, scratch, grid, stream)
 
         return configure
 
     def push(self, grid: tuple[int, int, int], stream: int, data: bytes) -> None:
         """Launch from a thread whose current context is not of this device."""
         self.driver.launch(self.function, replace(self.config, grid=grid, stream=stream), PackedArguments(data))
+
+
+def _scratched(
+    launch: Callable[[Callable[..., None], Any], bool], scratch: Scratch, grid: tuple[int, int, int], stream: int
+) -> Callable[[Callable[..., None], Any], bool]:
+    """The same launch with scratch allocated before and given back behind it."""
+
+    def launch_with_scratch(pack_into: Callable[..., None], values: Any) -> bool:
+        granted: list[tuple[int, int]] = []
+
+        def pack_with_scratch(view: memoryview, at: int, *values: Any) -> None:
+            pack_into(view, at, *values)
+            granted.extend(scratch.grant(grid, stream))
+            for offset, address in granted:
+                view[at + offset : at + offset + 8] = address.to_bytes(8, "little")
+
+        try:
+            return launch(pack_with_scratch, values)
+        finally:
+            scratch.release(granted, stream)
+
+    return launch_with_scratch
