@@ -54,10 +54,11 @@ def why_no_browser() -> str:
     return f"needs {' and '.join(missing)} on the path" if missing else ""
 
 
-@pytest.fixture(autouse=True)
-def _skip_without_gpu(request: pytest.FixtureRequest) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip before any fixture is made, those of a whole module included."""
     for marker, reason in (("gpu", why_no_gpu), ("amd", why_no_amd), ("browser", why_no_browser)):
-        if request.node.get_closest_marker(marker) and reason():
+        if item.get_closest_marker(marker) and reason():
             pytest.skip(reason())
 
 

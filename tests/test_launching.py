@@ -6,6 +6,9 @@ must be equal. The explaining path's bytes are those that `tests.cuda.test_launc
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -699,3 +702,21 @@ print(launching.MODE)
     assert first.startswith("launch (self, grid: ")
     assert second == "Check, pack and launch."
     assert third == mode.name
+
+
+def test_a_launcher_of_other_sources_is_left_alone():
+    code = (
+        "import sys, types, warnings\n"
+        "import trlaunch\n"
+        "trlaunch._launcher = sys.modules['trlaunch._launcher'] = types.ModuleType('trlaunch._launcher')\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from trlaunch import launching\n"
+        "print(launching.MODE, [str(w.message) for w in seen])\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "TRLAUNCH_PURE_PYTHON"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert found.stdout.startswith(
+        "python ['the native launcher that is installed has interface 1, this trlaunch needs"
+    )
+    assert "build it again with pip install -e ." in found.stdout

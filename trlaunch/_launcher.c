@@ -1716,7 +1716,8 @@ static int fill(PyObject *module) {
         if (!*texts[i].where && !(*texts[i].where = PyUnicode_InternFromString(texts[i].text))) return -1;
     static const struct { const char *name; int value; } numbers[] = {
         {"POINTER", POINTER}, {"INTEGER", INTEGER}, {"FP16", FP16}, {"BF16", BF16}, {"FP32", FP32}, {"FP64", FP64},
-        {"UNTYPED4", UNTYPED4}, {"UNTYPED8", UNTYPED8}, {"TENSOR_MAP", TENSOR_MAP}, {"MAX_PARAMETERS", MAX_PARAMETERS}};
+        {"UNTYPED4", UNTYPED4}, {"UNTYPED8", UNTYPED8}, {"TENSOR_MAP", TENSOR_MAP}, {"MAX_PARAMETERS", MAX_PARAMETERS},
+        {"INTERFACE", 2}};  // what launching.py expects of this file: counted up together with its _INTERFACE
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value)) return -1;
     static PyTypeObject *const types[] = {&Plan_Type, &Launches_Type, &Method_Type, &Bound_Type};

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trlaunch import hook_switch, streams
 from trlaunch.driver import Device
+from trlaunch.errors import FallbackWarning, warn
 from trlaunch.launch_slots import ARRAY_DTYPES, Scratch, array_dtype, dtype_mask, is_interface_array, slot
 from trlaunch.memory import DeviceArray
 from trlaunch.tensor_descriptor import TensorDescriptor
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from trlaunch.packing import Packer
 
 __all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn", "register"]
+
+#: Of the native launcher; counted up together with the number in _launcher.c.
+_INTERFACE = 2
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -52,6 +56,14 @@ def _load() -> tuple[str, Any]:
     try:
         from trlaunch import _launcher  # type: ignore[attr-defined, unused-ignore]
     except ImportError:  # not built, or a Python that it does not serve
+        return "python", None
+    found = getattr(_launcher, "INTERFACE", 1)
+    if found != _INTERFACE:  # built from other sources than those that lie here: a checkout that went on
+        warn(
+            f"the native launcher that is installed has interface {found}, this trlaunch needs {_INTERFACE}, so that "
+            f"launches go through Python: build it again with pip install -e .",
+            FallbackWarning,
+        )
         return "python", None
     _launcher.know(Pointer, DeviceArray, TensorDescriptor, streams.handle)
     _launcher.know_launched(Launched)

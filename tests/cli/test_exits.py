@@ -25,6 +25,7 @@ CASES = [
     (errors.MetadataError("no"), 1),
     (errors.ImageError("no"), 1),
     (errors.SignatureError("no"), 1),
+    (errors.CoreDumpError("no"), 1),
     (errors.ArgumentError("no"), 1),
     (errors.LoweringError("no", stage="ptx"), 1),
     (errors.LoweringError("no", stage="install"), 3),
@@ -54,9 +55,9 @@ def test_every_error_has_its_code(error, code, capsys):
 
 def test_no_error_is_left_out():
     ours = {getattr(errors, name) for name in errors.__all__}
-    # A CheckError carries a report; test_run.py makes a real one.
+    # A CheckError and a TuningError carry a report; test_run.py and tests/tuning make real ones.
     ours = {kind for kind in ours if isinstance(kind, type) and issubclass(kind, errors.TrlaunchError)}
-    assert ours - {errors.CheckError} == {type(error) for error, _ in CASES} - {UsageError}
+    assert ours - {errors.CheckError, errors.TuningError} == {type(error) for error, _ in CASES} - {UsageError}
 
 
 def test_details_go_into_the_json_and_a_log_below_the_message(capsys):

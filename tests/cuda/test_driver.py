@@ -828,6 +828,7 @@ OPERATIONS = {
     "cuMemsetD8Async": (MEMORY, "d.clear(address, 16, 0, 0)"),
     "cuMemcpyHtoDAsync": (MEMORY, 'd.copy_to_device(address, memoryview(b"bytes"), 0)'),
     "cuMemcpyDtoHAsync": (MEMORY, "d.copy_to_host(memoryview(bytearray(5)), address, 0)"),
+    "cuMemcpyDtoDAsync": (MEMORY, "d.copy_on_device(address, address, 4, 0)"),
     "cuPointerGetAttributes": (MEMORY, "d.device_of_pointer(address)"),
     "cuEventCreate": ("", "d.wait_for_stream(0, 0, 1)"),
     "cuEventRecord": ("", "d.wait_for_stream(0, 0, 1)"),

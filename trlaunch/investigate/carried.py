@@ -16,7 +16,7 @@ from typing import Any
 from trlaunch.arguments import DTYPES, ArgumentSpec, parse_argument
 from trlaunch.devices import get
 from trlaunch.driver import Device
-from trlaunch.errors import ArgumentError
+from trlaunch.errors import ArgumentError, DeviceUnavailable
 from trlaunch.memory import DeviceArray, asarray
 from trlaunch.scalars import SCALARS
 from trlaunch.tensor_descriptor import TensorDescriptor
@@ -350,7 +350,10 @@ def _owner(address: int) -> Device | None:
     """The device that an address belongs to; a driver that nobody has used yet owns nothing."""
     for name in ("emulator", "cuda", "hip"):
         if f"trlaunch.{name}.driver" in sys.modules:
-            ordinal = get(name).device_of_pointer(address)
+            try:
+                ordinal = get(name).device_of_pointer(address)
+            except DeviceUnavailable:  # somebody asked for it, and it is not there
+                continue
             if ordinal is not None:
                 return Device(name, ordinal)
     return None
