@@ -2,7 +2,8 @@
 
 A kernel is compiled by Triton once; its texts and binary are written to files and launched by trlaunch from each,
 beside the Python function itself. Times are of the kernel alone: launches are captured in a CUDA graph and replayed,
-Triton's and trlaunch's in turns within one run, medians of the replays. Needs torch, Triton and an NVIDIA GPU.
+Triton's and trlaunch's in turns within one run; ratios are those of one round, medians over the rounds. Needs torch,
+Triton and an NVIDIA GPU.
 
     python benchmarks/levels.py [--rounds 41] [--json FILE]
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,19 +173,30 @@ def graph_of(torch: Any, launch: Callable[[], None]) -> Any:
     return graph
 
 
-def times(torch: Any, graphs: dict[str, Any], rounds: int) -> dict[str, float]:
-    """Microseconds a launch, median over rounds in which every graph is replayed once, in turns."""
+def times(torch: Any, graphs: dict[str, Any], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds a launch, and how often Triton's time that is: medians over rounds.
+
+    In each round every graph is replayed once, in another order at random, and is compared with Triton's replay of the
+    same round: a card at its power limit slows down while it works. For the same reason it rests as long as it worked.
+    """
     found: dict[str, list[float]] = {name: [] for name in graphs}
-    names = list(graphs)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+    names, shuffle = list(graphs), random.Random(0).shuffle
+    for _ in range(rounds):
+        shuffle(names)
+        for name in names:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
             graphs[name].replay()
             end.record()
             end.synchronize()
-            found[name].append(begin.elapsed_time(end) * 1000 / LAUNCHES)
-    return {name: statistics.median(values) for name, values in found.items()}
+            spent = begin.elapsed_time(end)  # ms
+            found[name].append(spent * 1000 / LAUNCHES)
+            time.sleep(spent / 1000)
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(values, found["triton"], strict=True))
+        for name, values in found.items()
+    }
+    return {name: statistics.median(values) for name, values in found.items()}, ratios
 
 
 def measure(torch: Any, work: Work, rounds: int, folder: Path) -> list[dict[str, Any]]:
@@ -219,10 +233,10 @@ def measure(torch: Any, work: Work, rounds: int, folder: Path) -> list[dict[str,
     if work.library is not None:
         graphs["torch"] = graph_of(torch, work.library)
         errors["torch"] = 0.0  # what the others are compared with was computed by it, in more digits
-    medians = times(torch, graphs, rounds)
+    medians, ratios = times(torch, graphs, rounds)
     return [
         {
-            "kernel": work.name, "level": name, "us": medians[name], "ratio": medians[name] / medians["triton"],
+            "kernel": work.name, "level": name, "us": medians[name], "ratio": ratios[name],
             "error": errors[name], "right": errors[name] <= work.tolerance,
             "tflops": work.flops / medians[name] / 1e6,
         }
