@@ -228,6 +228,12 @@ def test_the_commands(planted, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["first_label"] == "CTA (5, 0, 0)"
     again = invoke("cells", planted, *arguments, "--state", tmp_path / "state", "--json")
     assert json.loads(again.stdout)["trials"] == 0
+    assert f"at PTX line {TRAP}" in done.stdout  # of the file as it is, not as it was edited
+    assert invoke("cells", planted, *arguments[:-2]).exit_code == 1  # without the types nothing can be tried
+    assert invoke("cells", planted, *arguments, "--devices", "nowhere").exit_code != 0
+    (tmp_path / "garbage").write_bytes(bytes(range(128, 256)))
+    done = invoke("cells", planted, *arguments, "--state", tmp_path / "garbage")
+    assert "is no state of a bisection" in done.stderr
     done = invoke("blocks", planted, *arguments)
     assert f"line {TRAP}: trap;" in done.stdout
     assert invoke("blocks", planted, "--grid", "8", "--bad", "nonsense").exit_code == 2

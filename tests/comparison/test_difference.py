@@ -127,6 +127,11 @@ def test_a_line_without_code_and_a_level_without_file_are_named():
         found.text("amdgcn")
 
 
+def test_a_kernel_that_is_not_there_is_named():
+    with pytest.raises(trlaunch.ImageError, match="no kernel 'zz' in this cubin: it holds 'matmul_kernel'"):
+        trlaunch.diff(build("3.6.0"), build("3.9.0"), name="zz")
+
+
 def test_texts_alone_are_compared_with_a_note(tmp_path):
     path = build("3.6.0").with_suffix(".ttgir")
     for folder in ("a", "b"):

@@ -94,6 +94,11 @@ class Search:
         return None if self.first is None else self.candidates[self.first]
 
     @property
+    def untried(self) -> bool:
+        """Whether none of the candidates could be tried."""
+        return all(verdict.state == "skip" for verdict in self.verdicts.values())
+
+    @property
     def skipped(self) -> tuple[Candidate, ...]:
         """Candidates between the last good and the first bad one, none of which could be tried."""
         if self.first is None or self.last_good is None:
@@ -345,7 +350,7 @@ class _State:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write({"trlaunch_bisection": _VERSION, "candidates": self.identity})
             return
-        lines = self.path.read_text().splitlines()
+        lines = self.path.read_text("utf-8", "replace").splitlines()
         header = _parsed(lines[0]) if lines else None
         if header is None or header.get("trlaunch_bisection") != _VERSION:
             raise ArtifactError(f"{str(self.path)!r} is no state of a bisection: name another file, or delete it")

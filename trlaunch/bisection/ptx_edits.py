@@ -76,7 +76,8 @@ def only_programs(text: str, first: int, last: int, name: str | None = None) -> 
     if not listed:
         raise ArgumentError("the kernel has no instruction")
     at = listed[0].start
-    return text[:at] + "\n\t".join(head) + "\n\t" + text[at:]
+    # All on one line: lines that an error names are those of the user's file.
+    return f"{text[:at]}{' '.join(head)} {text[at:]}"
 
 
 def blocks_in_order(text: str, name: str | None = None) -> list[PtxBlock]:
@@ -127,7 +128,7 @@ def stop_before(text: str, lines: Sequence[int], name: str | None = None) -> str
         raise ArgumentError(f"line {missing[0]} of the PTX holds no instruction of the kernel")
     out, last = [], 0
     for at in sorted(i.start for i in starts.values()):
-        out += [text[last:at], "ret;\n\t"]
+        out += [text[last:at], "ret; "]
         last = at
     return "".join([*out, text[last:]])
 

@@ -22,7 +22,7 @@ from trlaunch.bisection import passes as over_passes
 from trlaunch.bisection import releases as over_releases
 from trlaunch.bisection.engine import Candidate, Search, Verdict, first_bad, sweep
 from trlaunch.bisection.oracles import Crashes, Differs, Exceeds, Hangs, Slower
-from trlaunch.cli.exits import reporting
+from trlaunch.cli.exits import Exit, reporting
 from trlaunch.cli.options import (
     CompileOption,
     Json,
@@ -32,6 +32,7 @@ from trlaunch.cli.options import (
     split_arguments,
 )
 from trlaunch.cli.output import print_json
+from trlaunch.driver import Device
 
 __all__ = ["app"]
 
@@ -53,6 +54,15 @@ Bad = Annotated[
         "--bad",
         help="What is bad: crash, hang, differs (from --reference), or slower (than --limit ms); differs where there "
         "is a reference, else crash.",
+        metavar="WHAT",
+    ),
+]
+Dies = Annotated[
+    str | None,
+    typer.Option(
+        "--bad",
+        help="What is bad: crash (hangs included) or hang. What the parts left out do not write differs from any "
+        "reference.",
         metavar="WHAT",
     ),
 ]
@@ -94,6 +104,15 @@ def _oracle(bad: str | None, reference: Path | None, rtol: float, atol: float, l
     raise UsageError(f"--bad {bad!r}: expected crash, hang, differs or slower")
 
 
+def _dies(bad: str | None) -> Any:
+    if bad not in (None, "crash", "hang"):
+        raise UsageError(
+            f"--bad {bad!r}: expected crash or hang: what the parts that are left out do not write differs from any "
+            f"reference"
+        )
+    return Hangs() if bad == "hang" else Crashes()
+
+
 def _launch(
     grid: str, arg: list[str] | None, timeout: float, name: str | None = None, signature: str | None = None
 ) -> dict[str, Any]:
@@ -109,6 +128,8 @@ class _Runner:
         self, devices: str | None, parallel: int | None, state: Path | None, out: Path | None, as_json: bool
     ) -> None:
         self.devices = [d.strip() for d in devices.split(",")] if devices else []
+        for device in self.devices:
+            Device.parse(device)
         self.parallel = parallel or max(1, len(self.devices))
         self.state, self.out, self.as_json = state, out, as_json
 
@@ -134,6 +155,8 @@ class _Runner:
             print_json(document)
         else:
             typer.echo("\n\n".join(search.table() for search in found))
+        if found[0].untried:
+            raise typer.Exit(Exit.REFUSED)
 
 
 @app.command()
@@ -228,7 +251,7 @@ def cells(
     arg: Arg = None,
     name: NameOption = None,
     signature: SignatureOption = None,
-    bad: Bad = None,
+    bad: Dies = None,
     timeout: Timeout = 60.0,
     devices: Devices = None,
     parallel: Parallel = None,
@@ -239,9 +262,7 @@ def cells(
     """The first CTA of the grid that crashes or hangs."""
     with reporting(as_json):
         runner = _Runner(devices, parallel, state, out, as_json)
-        rows = over_cells.candidates(
-            file, _oracle(bad, None, 0, 0, None), **_launch(grid, arg, timeout, name, signature)
-        )
+        rows = over_cells.candidates(file, _dies(bad), **_launch(grid, arg, timeout, name, signature))
         runner.show(runner.run(first_bad, rows))
 
 
@@ -252,7 +273,7 @@ def blocks(
     arg: Arg = None,
     name: NameOption = None,
     signature: SignatureOption = None,
-    bad: Bad = None,
+    bad: Dies = None,
     timeout: Timeout = 60.0,
     devices: Devices = None,
     parallel: Parallel = None,
@@ -262,7 +283,7 @@ def blocks(
     """The basic block of the PTX that crashes or hangs, and then its instruction."""
     with reporting(as_json):
         runner = _Runner(devices, parallel, None, out, as_json)
-        oracle, launch = _oracle(bad, None, 0, 0, None), _launch(grid, arg, timeout, name, signature)
+        oracle, launch = _dies(bad), _launch(grid, arg, timeout, name, signature)
         found = [runner.run(first_bad, over_blocks.candidates(file, oracle, **launch))]
         if found[0].first is not None:
             rows = over_blocks.instructions(file, oracle, found[0].first, **launch)

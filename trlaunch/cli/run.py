@@ -103,6 +103,8 @@ def run(
         specs = [parse_argument(text) for text in arg or ()]
         if save is not None and not save.parent.is_dir():
             raise UsageError(f"--save {str(save)!r}: there is no folder {str(save.parent)!r}")
+        if save is not None and save.exists() and not zipfile.is_zipfile(save):
+            raise UsageError(f"--save {str(save)!r}: a file that is no .npz is there: name another, or delete it")
         if compare is not None:
             if dump or save is not None or plot is not None or repeat:
                 raise UsageError("--compare chooses the dumps itself: leave out --dump, --save, --plot and --repeat")

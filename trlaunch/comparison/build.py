@@ -99,8 +99,7 @@ def read(source: str | Path | Artifact, *, name: str | None = None, label: str |
         build.metadata = {k: v for k, v in artifact.metadata.raw.items() if k not in _NAMES_OF_BUILDS}
     binary = levels.get(Level.CUBIN) or levels.get(Level.HSACO)
     if binary is not None:
-        stated = artifact.metadata.name if artifact.metadata else None
-        _read_binary(build, binary, name or stated)
+        _read_binary(build, binary, name)
     else:
         build.notes.append("there is no binary beside it: registers, spills and machine code are not known")
     for level in TEXTS:
@@ -115,9 +114,12 @@ def _open(path: Path, name: str | None) -> Artifact:
 
 def _read_binary(build: Build, binary: Artifact, name: str | None) -> None:
     image, instructions = _image(binary), None
-    if name is not None and name not in image.kernels and len(image.kernels) == 1:
-        build.notes.append(f"the metadata is of {name!r}, the binary of {next(iter(image.kernels))!r}")
-        name = None
+    metadata = build.artifact.metadata
+    if name is None and metadata is not None:
+        name = metadata.name
+        if name is not None and name not in image.kernels and len(image.kernels) == 1:
+            build.notes.append(f"the metadata is of {name!r}, the binary of {next(iter(image.kernels))!r}")
+            name = None
     entry = image.kernel(name)
     build.kernel = entry.name
     build.resources = _resources(entry, build)
