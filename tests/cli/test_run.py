@@ -32,6 +32,14 @@ def test_the_saved_arrays_are_what_numpy_computes(cli, artifacts, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts", "out.npz"]
 
 
+def test_a_file_that_is_no_npz_is_kept(cli, artifacts):
+    text = (artifacts / "add_kernel.ttir").read_bytes()
+    found = cli("run", artifacts / "add_kernel.ptx", "--grid", "3", *ADD, "--save", artifacts / "add_kernel.ttir")
+    assert found.exit_code == 2
+    assert "a file that is no .npz is there" in found.stderr
+    assert (artifacts / "add_kernel.ttir").read_bytes() == text
+
+
 def test_json_says_what_ran_and_what_changed(cli, artifacts):
     document = cli("run", artifacts / "add_kernel.ptx", "-g", "3", *ADD, "--repeat", "2", "--json").json
     assert document["kernel"] == "add_kernel"
