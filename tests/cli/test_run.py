@@ -35,8 +35,8 @@ def test_the_saved_arrays_are_what_numpy_computes(cli, artifacts, tmp_path):
 def test_a_file_that_is_no_npz_is_kept(cli, artifacts):
     text = (artifacts / "add_kernel.ttir").read_bytes()
     found = cli("run", artifacts / "add_kernel.ptx", "--grid", "3", *ADD, "--save", artifacts / "add_kernel.ttir")
-    assert found.exit_code == 2
-    assert "a file that is no .npz is there" in found.stderr
+    assert found.code == 2
+    assert "a file that is no .npz is there" in found.err
     assert (artifacts / "add_kernel.ttir").read_bytes() == text
 
 
