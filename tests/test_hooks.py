@@ -79,6 +79,18 @@ def test_what_a_hook_raises_reaches_the_caller_and_nothing_is_launched(kernel, a
     assert not arrays[2].any()
 
 
+def test_a_hook_before_a_launch_sees_unchecked_arguments(kernel, arrays):
+    seen = []
+    with hooks.before(lambda launch: seen.append(dict(launch.arguments))):
+        with pytest.raises(ArgumentError, match="n_elements"):
+            kernel.launch(1, *arrays)
+        with pytest.raises(ArgumentError):
+            kernel.launch(1, *arrays, N, 7)
+    assert [list(arguments)[3:] for arguments in seen] == [[], ["n_elements", "arg4"]]
+    with hooks.before(lambda launch: launch.arguments["n_elements"]), pytest.raises(KeyError):
+        kernel.launch(1, *arrays)
+
+
 def test_hooks_are_added_once_and_removed_by_name():
     def hook(launch):
         raise AssertionError(launch)

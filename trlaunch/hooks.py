@@ -84,7 +84,10 @@ class Launch:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments by name, ``"arg0"`` where names are not known; a tuple or a descriptor is one argument."""
+        """The arguments by name, ``"arg0"`` where names are not known; a tuple or a descriptor is one argument.
+
+        Unchecked before the launch: what a wrong one lacks is lacking here.
+        """
         bases = dict.fromkeys((p.name or f"arg{i}").partition(".")[0] for i, p in enumerate(self.kernel.signature.user))
         names = list(bases) + [f"arg{i}" for i in range(len(bases), len(self.args))]
         return {**dict(zip(names, self.args, strict=False)), **self.named}

@@ -209,6 +209,35 @@ def test_isolation_knows_the_signature_of_a_bundle(arrays, tmp_path):
     assert np.array_equal(out, x + y)
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("nameless_first", [False, True])
+def test_outputs_of_a_candidate_without_names_are_compared_by_position(arrays, tmp_path, isolated, nameless_first):
+    x, y, out = arrays
+    nameless = []
+    for name, change in (("wrong", subtracting), ("right", str)):
+        nameless.append(edited(ptx("add_kernel"), tmp_path, name, change))
+        for level in ("ttir", "ttgir"):
+            nameless[-1].with_suffix(f".{level}").unlink()
+    assert Kernel.from_file(nameless[0]).signature.user[0].name is None
+    files = [nameless[1], nameless[0], ptx("add_kernel")] if nameless_first else [ptx("add_kernel"), *nameless]
+    tuned = autotune(files, grid=GRID, cache=False, isolated=isolated, reference="first", **QUICK)
+    tuned(x, y, out, N, device="emulator")
+    verdicts = {r.label: (r.status, r.message) for r in tuned.report.results}
+    name = "arg2" if nameless_first else "out_ptr"
+    status, message = verdicts.pop("wrong.ptx")
+    assert (status, message.startswith(f"{name} differs by up to")) == ("wrong", True), message
+    assert set(verdicts.values()) == {("ok", "")}
+
+
+def test_a_choice_of_another_isolation_is_not_taken(arrays):
+    def cached(**settings):
+        tuned = autotune(ptx("add_kernel"), grid=GRID, **settings, **QUICK)
+        tuned.choose(None, *arrays, N, device="emulator")
+        return tuned.report.cached
+
+    assert [cached(), cached(isolated=True), cached(isolated=True), cached()] == [False, False, True, True]
+
+
 def test_nothing_that_can_be_used_is_an_error_with_the_table(arrays, tmp_path):
     with pytest.raises(TuningError, match="none of 2 candidates can be used") as caught:
         autotune([ptx("softmax_kernel"), tmp_path / "none.ptx"], grid=1, **QUICK)(*arrays, N, device="emulator")

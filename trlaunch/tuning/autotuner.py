@@ -295,6 +295,7 @@ class Autotuner:
         key = None
         if self._cache and len(usable) == len(self.candidates) and _kept(self._reference):
             how = f"{self._reference!r} {self._rtol} {self._atol}" if self._reference is not None else ""
+            how += f" isolated {self._timeout}" if self._isolated else ""  # other verdicts of what faults or hangs
             key = store.key_of(values, properties, self.candidates, how)
             known = store.load(key, values, properties.name, self.candidates)
             if known is not None:
@@ -414,11 +415,12 @@ class _Trial:
         for name in names:
             values, dtype = read(tensors[name])
             if outputs is not None:
-                if name not in outputs:
+                own = self._name_in(candidate, name)
+                if own not in outputs:
                     raise ArgumentError(
-                        f"the process of {candidate.label} gave no {name!r}: it has {', '.join(outputs)}"
+                        f"the process of {candidate.label} gave no {own!r}: it has {', '.join(outputs)}"
                     )
-                values = np.asarray(outputs[name]).reshape(values.shape)
+                values = np.asarray(outputs[own]).reshape(values.shape)
             found[name] = values, dtype
         if self.expected is None:  # of the first that ran; the one that was named is tried before the others
             self.expected = {name: values for name, (values, _) in found.items()}
@@ -430,6 +432,12 @@ class _Trial:
             if not same and not message:
                 message = f"{name} differs by up to {apart:.3g}"
         return worst, message
+
+    def _name_in(self, candidate: Candidate, name: str) -> str:
+        """What a candidate calls an argument: those by position may have other names in it, or none."""
+        position = list(self.arguments).index(name)
+        names = candidate.names
+        return names[position] if position < min(len(self.args), len(names)) else name
 
     def _still_alive(self, candidate: Candidate, error: DriverError) -> None:
         """Raise when the device answers nothing any more, which a fault of a kernel leads to."""

@@ -30,7 +30,7 @@ def key_of(values: Mapping[str, Any], properties: DeviceProperties, candidates: 
     candidates : sequence of Candidate
         Their contents and options count, their names and places do not.
     how : str
-        What else the choice depends on: the reference and its tolerance.
+        What else the choice depends on: the reference and its tolerance, isolation and its time limit.
     """
     driver = ".".join(map(str, properties.driver_version or ()))
     parts = [f"autotune {_VERSION}", properties.name, str(properties.target), driver, json.dumps(values), how]
