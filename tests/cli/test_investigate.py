@@ -74,12 +74,43 @@ def test_a_program(cli, tmp_path) -> None:
         (("{add}", "--grid", "1", "-a", "0=1", "-a", "0=2"), "given twice"),
         (("{add}", "--grid", "1", "-a", "1=1"), "argument 0 is missing"),
         (("--arg", "0=1", "--", "true"), "--arg is for a FILE"),
+        (("{add}", "--grid", "1", "--check", "foo"), "--check 'foo': expected warn or error"),
+        (("{add}", "--grid", "1", "--witness", "foo"), "--witness 'foo': expected one of auto, always, never"),
+        (("--save", "{add}", "--", "true"), "is a file: expected a folder"),
+        (("--save", "{add}/below", "--", "true"), "takes no files"),
+        (("--html", "/proc/x.html", "--", "true"), "'/proc' takes no files"),
+        (("--html", "{folder}", "--", "true"), "is a folder: expected a file"),
+        (("nothing.py",), "'nothing.py' does not exist"),
     ],
 )
 def test_what_cannot_be_understood(cli, add, words, message) -> None:
-    found = cli("investigate", *(word.format(add=add) for word in words))
+    found = cli("investigate", *(word.format(add=add, folder=add.parent) for word in words))
     assert found.code == 2, found.out
+    assert not found.out
     assert message in found.err
+
+
+def test_a_program_that_ends_by_itself_exits_with_1(cli, tmp_path) -> None:
+    script = tmp_path / "e7.py"
+    script.write_text("import sys; sys.exit(7)")
+    for words in ((script,), ("--", sys.executable, script)):
+        found = cli("investigate", *words)
+        assert found.code == 1, found.err
+        assert "the program ended with status 7; no kernel died" in found.out
+        assert "host-crash" not in found.out
+
+
+@pytest.mark.parametrize("code,expected", [("pass", 2), ("import sys; sys.exit(7)", 1), ("import os; os.abort()", 4)])
+def test_a_report_that_cannot_be_written_is_printed_all_the_same(cli, tmp_path, code, expected) -> None:
+    """The program itself puts a file where the folder is to be."""
+    taken = tmp_path / "taken"
+    found = cli(
+        "investigate", "--save", taken, "--", sys.executable, "-c", f"open({str(taken)!r}, 'w').close(); {code}"
+    )
+    assert found.code == expected, found.err
+    assert "\nRuns\n" in found.out
+    assert "the report cannot be saved" in found.err
+    assert "written to" not in found.err
 
 
 # --- under compute-sanitizer -----------------------------------------------------------------------------------------

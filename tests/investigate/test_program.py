@@ -160,3 +160,19 @@ def test_a_command_that_cannot_be_started(tmp_path: Path) -> None:
 def test_errors_of_devices_in_text(line: str, code: int | None) -> None:
     found = printed(f"Traceback\n{line}\nmore")
     assert (found.code if found else None) == code
+
+
+@pytest.mark.parametrize("code,status,words", [("import sys; sys.exit(7)", 7, ""), ("1 / 0", 1, "ZeroDivisionError")])
+def test_a_program_that_ends_by_itself_has_no_kernel_to_blame(
+    tmp_path: Path, code: str, status: int, words: str
+) -> None:
+    report = python(tmp_path, code)
+    assert (report.status, report.causes, report.evidence.blamed) == ("exit", (), None)
+    assert report.title == f"the program ended with status {status}; no kernel died"
+    assert words in str(report)
+
+
+def test_a_signal_that_a_shell_reports_is_a_crash() -> None:
+    report = investigate_program(["sh", "-c", f"{sys.executable} -c 'import os; os.abort()'; exit $?"], timeout=60)
+    assert report.evidence.outcome.returncode == 134
+    assert report.cause.rule == "host-crash"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +13,26 @@ import typer
 
 from trlaunch.arguments import UsageError, parse_argument, parse_grid
 from trlaunch.artifact import Artifact
-from trlaunch.cli.exits import Exit, reporting
+from trlaunch.cli.exits import Exit, exit_code, reporting
 from trlaunch.cli.options import DeviceOption, Json, MetadataOption, NameOption, SignatureOption, split_arguments
 from trlaunch.cli.output import print_json
+from trlaunch.errors import ArgumentError, TrlaunchError
 from trlaunch.investigate import Report, investigate_program
+from trlaunch.investigate.api import WITNESS
 from trlaunch.investigate.api import investigate as investigate_launch
 
 __all__ = ["KERNELS", "investigate", "show_report"]
 
 _UNAVAILABLE = ("DeviceUnavailable", "AssemblerMissing")
-_CODES = {"ok": Exit.OK, "refused": Exit.REFUSED, "timeout": Exit.FAULT}
+_CODES = {"ok": Exit.OK, "refused": Exit.REFUSED, "exit": Exit.REFUSED, "timeout": Exit.FAULT}
 
 
 def investigate(
     words: Annotated[
         list[str],
-        typer.Argument(help="A compiled kernel or a folder of Triton's cache; or a command after --.", metavar="FILE"),
+        typer.Argument(
+            help="A compiled kernel or a folder of Triton's cache; or a command after --, or a script.", metavar="FILE"
+        ),
     ],
     grid: Annotated[
         str | None, typer.Option("--grid", "-g", help="CTAs along x, y, z: 8,8. Needed for a FILE.", metavar="X,Y,Z")
@@ -75,6 +83,11 @@ def investigate(
     with reporting(as_json):
         if core not in ("light", "full", "none"):
             raise UsageError(f"--core {core!r}: expected light, full or none")
+        if check not in ("warn", "error"):
+            raise UsageError(f"--check {check!r}: expected warn or error")
+        if witness not in WITNESS:
+            raise UsageError(f"--witness {witness!r}: expected one of {', '.join(WITNESS)}")
+        _can_be_written(save, html)
         if grid is None:
             file = Path(words[0])
             if len(words) == 1 and (file.is_dir() or (file.is_file() and file.suffix in KERNELS)):
@@ -82,7 +95,7 @@ def investigate(
             if arg:
                 raise UsageError("--arg is for a FILE with --grid; a command has its own arguments")
             report = investigate_program(
-                words, timeout=timeout, core=core, replay=replay, kernel_dir=kernel_dir, echo=not as_json
+                _command(words), timeout=timeout, core=core, replay=replay, kernel_dir=kernel_dir, echo=not as_json
             )
         else:
             if len(words) != 1:
@@ -114,20 +127,65 @@ def investigate(
 KERNELS = (".cubin", ".ptx", ".llir", ".ttgir", ".ttir", ".hsaco", ".amdgcn")
 
 
-def show_report(report: Report, save: Path | None, html: Path | None, as_json: bool) -> int:
-    """Print and write a report; the exit code, which says whether something died."""
+def _command(words: list[str]) -> list[str]:
+    """The command of a program; a Python script that is no command by itself runs in this Python."""
+    if Path(words[0]).suffix != ".py" or shutil.which(words[0]) is not None:
+        return words
+    if not Path(words[0]).is_file():
+        raise UsageError(f"{words[0]!r} does not exist")
+    return [sys.executable, *words]
+
+
+def _can_be_written(save: Path | None, html: Path | None) -> None:
+    """Refuse targets that cannot be written, before a run that may take long."""
     if save is not None:
-        report.save(save)
+        if save.exists() and not save.is_dir():
+            raise UsageError(f"--save {str(save)!r} is a file: expected a folder, which is made if there is none")
+        folder = save.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        _probe("--save", save, folder)
     if html is not None:
-        report.html(html)
+        if html.is_dir():
+            raise UsageError(f"--html {str(html)!r} is a folder: expected a file")
+        if not html.exists():
+            _probe("--html", html, html.absolute().parent)
+        elif not os.access(html, os.W_OK):
+            raise UsageError(f"--html {str(html)!r} cannot be written: permission denied")
+
+
+def _probe(option: str, path: Path, folder: Path) -> None:
+    # Permissions alone do not tell: root may write anywhere, except where the file system has no new files.
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"{str(folder)!r} takes no files ({error.strerror or error})"
+        raise UsageError(f"{option} {str(path)!r} cannot be written: {reason}") from None
+
+
+def show_report(report: Report, save: Path | None, html: Path | None, as_json: bool) -> int:
+    """Print and write a report; the exit code, which says whether something died.
+
+    What cannot be written is said after the report; the exit code then is 2, unless something died.
+    """
     if as_json:
         print_json(report.to_json())
     else:
         typer.echo(str(report))
-        for what, path in (("reproducer", save), ("HTML", html)):
-            if path is not None:
-                typer.echo(f"{what} written to {path}", err=True)
     died = report.evidence.died
+    code = _CODES.get(report.status, Exit.FAULT)
     if report.status == "refused" and died is not None and died.type in _UNAVAILABLE:
-        return Exit.UNAVAILABLE
-    return _CODES.get(report.status, Exit.FAULT)
+        code = Exit.UNAVAILABLE
+    for what, path, write in (("reproducer", save, report.save), ("HTML", html, report.html)):
+        if path is None:
+            continue
+        try:
+            write(path)
+        except TrlaunchError as error:
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            code = code or (Exit.USAGE if isinstance(error, ArgumentError) else exit_code(error))
+        else:
+            if not as_json:
+                typer.echo(f"{what} written to {path}", err=True)
+    return code

@@ -30,6 +30,11 @@ WITNESS = ("auto", "always", "never")
 #: after which it says where a kernel is that did not end within the time limit.
 _WITNESS_STEPS = 200_000
 _STEPS = 20_000
+#: Of the latter, how many are run a second of time limit, and at least.
+_STEPS_A_SECOND = 1000
+_FEWEST_STEPS = 1000
+#: Seconds that the run that says where it is has at least, for the start of its process.
+_STARTS = 5.0
 #: Seconds after a launch in which its core dump must begin. Where the warp that faulted has exited (a store at the end
 #: of a kernel) the launch counts as done before the driver notices; seen on an H200, driver 580.
 _CORE_COMES = 1.0
@@ -154,7 +159,9 @@ def _replay(trial: Trial, first: Outcome, timeout: float, delay: float, core: st
     if device.driver == "emulator":
         if first.status != "hang" or (first.error is not None and first.error.type == "Fault"):
             return None
-        return run(replace(trial, step_limit=_STEPS), timeout + 30)  # to be told where it is
+        # To be told where it is: as many blocks as fit in the time limit, once Python has started.
+        steps = max(_FEWEST_STEPS, min(_STEPS, int(timeout * _STEPS_A_SECOND)))
+        return run(replace(trial, step_limit=steps), max(timeout, _STARTS))
     if first.status == "hang":
         timeout = min(timeout, delay + _HANGS)
     core = core if device.driver == "cuda" else "none"
@@ -240,7 +247,7 @@ def blame(first: Outcome, replay: Outcome | None) -> tuple[Launched | None, str]
     A CUDA error shows at some call after the launch that caused it. Where each launch is waited for, the last one in
     the ring is the one.
     """
-    if first.ok or first.status in ("refused", "timeout") or not first.launches:
+    if first.ok or first.status in ("refused", "timeout", "exit") or not first.launches:
         return None, ""
     last = first.launches[-1]
     if last.device == "emulator":

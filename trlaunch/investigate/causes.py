@@ -21,10 +21,10 @@ _AGREEMENT = 0.005
 def causes(evidence: Evidence) -> tuple[Cause, ...]:
     """Every cause that a rule speaks for, the likeliest first; ``unknown`` among them where none is likely.
 
-    Of a launch that went well there are those that the audit warns of.
+    Of a launch that went well, or a program that ended by itself, there are those that the audit warns of.
     """
     found = merged(cause for rule in RULES for cause in rule(evidence))
-    if evidence.outcome.ok:
+    if evidence.outcome.status in ("ok", "exit"):
         return found
     if not found or found[0].score < LIKELY:
         return (Cause("unknown", LIKELY, (_shown(evidence),)), *found)

@@ -7,6 +7,7 @@ make (Triton's own, torch's) are not in the ring; the core dump has them.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -94,7 +95,7 @@ def investigate_program(
         sites.append(faulted)
     second = None
     told = any(site.kernel for site in sites)
-    if not first.ok and (replay or (replay is None and not told and first.launches)):
+    if first.status not in ("ok", "exit") and (replay or (replay is None and not told and first.launches)):
         second = once(blocking=True)
     blamed, blamed_by = blame(first, second)
     site = next((s for s in sites if s.kernel), sites[0] if sites else None)
@@ -136,7 +137,7 @@ def _outcome(ended: Ended) -> Outcome:
         status = "ok"
     else:
         error = _driver_error(ended)
-        status = "killed" if error is None else "error"
+        status = "error" if error is not None else "killed" if _crashed(ended.returncode) else "exit"
         if ended.core is not None or (error is not None and error.type == "Fault"):
             status = "hang" if error is not None and error.kind in ("deadlock", "hang") else "fault"
         error = error or Died("Exit", _ended(ended), code=ended.returncode)
@@ -153,6 +154,19 @@ def _outcome(ended: Ended) -> Outcome:
         returncode=ended.returncode,
         seconds=ended.seconds,
     )
+
+
+#: Signals of which processes die; a shell exits with 128 and the signal that its command died of (POSIX, Shell Command
+#: Language, 2.8.2).
+_CRASHES = (
+    signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV,
+    signal.SIGSYS,
+)  # fmt: skip
+
+
+def _crashed(status: int | None) -> bool:
+    """Whether a signal ended it, or what a shell ran for it; else it ended by itself."""
+    return status is None or status < 0 or status - 128 in _CRASHES
 
 
 def _ended(ended: Ended) -> str:

@@ -119,6 +119,8 @@ class Report:
         e = self.evidence
         what = self.kernel or (self.command[0] if self.command else "the launch")
         where = ""
+        if self.status == "exit":
+            return f"the program ended with status {e.outcome.returncode}; no kernel died"
         if e.scene is not None:
             name = f" ({e.scene.device_name})" if e.scene.device_name not in ("", e.scene.device) else ""
             where = f" on {e.scene.device}{name}"
@@ -287,7 +289,10 @@ def _site(site: Site) -> Iterator[str]:
 
 def _causes(report: Report) -> Iterator[str]:
     if not report.causes:
-        yield "Nothing died, and the audit has nothing against the launch." if report.ok else "No cause is known."
+        if report.status == "exit":
+            yield "No kernel died: the program ended by itself."
+        else:
+            yield "Nothing died, and the audit has nothing against the launch." if report.ok else "No cause is known."
         return
     yield "Likely causes" if not report.ok else "It ran, but"
     for number, cause in enumerate(report.causes[:_SHOWN], 1):

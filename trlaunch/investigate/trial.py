@@ -35,6 +35,7 @@ STATUSES = {
     "fault": "the kernel died",
     "hang": "the kernel did not end",
     "killed": "the process died",
+    "exit": "the program ended by itself with a status other than 0; no kernel died",
     "timeout": "the process did not come as far as the kernel",
 }
 
