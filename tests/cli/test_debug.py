@@ -58,10 +58,13 @@ def test_a_script_and_standard_input(cli, artifacts, tmp_path):
 def test_a_fault_is_looked_at_and_then_the_exit_code(cli, artifacts):
     arguments = list(ADD)
     arguments[7] = "out_ptr=zeros:float32:2048"
-    found = cli("debug", artifacts / "add_kernel.ptx", *arguments, "-c", "run; print n_elements; backtrace")
+    commands = "run; nonsense; print n_elements; backtrace; info warps"
+    found = cli("debug", artifacts / "add_kernel.ptx", *arguments, "-c", commands)
     assert found.code == 4
     assert "n_elements = 2992 (i32)" in found.out
     assert "#0  add_kernel at kernels.py:" in found.out
+    assert " running " not in found.out
+    assert " faulted " in found.out
     assert found.err.startswith("Fault: out-of-bounds in add_kernel: store of ")
 
 
@@ -88,6 +91,19 @@ def test_json_has_every_answer(cli, artifacts):
     assert document["commands"][1]["said"][0] == "breakpoint 1: 3 lanes in 3 CTAs"
     assert (document["stopped"], document["running"], document["thread"]) == ("breakpoint", True, [3, 0, 0])
     assert cli("debug", file, *ADD, "--json").code == 2
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "print nothing", "delete 7", "break 40 if %r3 =="])
+def test_a_refused_command_is_the_exit_code_and_the_rest_is_run(cli, artifacts, tmp_path, wrong):
+    file = artifacts / "add_kernel.ptx"
+    script = tmp_path / "commands"
+    script.write_text(f"{wrong}\nprint n_elements\n")
+    for option, value in (("-c", f"{wrong}; print n_elements"), ("--script", script)):
+        found = cli("debug", file, *ADD, option, value)
+        assert found.code == 1
+        assert "error: " in found.out
+        assert "n_elements = 2992 (i32)" in found.out
+        assert found.err == "1 command was refused\n"
 
 
 def test_a_script_that_cannot_be_read(cli, artifacts, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trlaunch.arguments import UsageError, parse_argument, parse_grid
-from trlaunch.cli.exits import reporting
+from trlaunch.cli.exits import Exit, reporting
 from trlaunch.cli.materialise import ArgOption, GridOption, in_order, materialise
 from trlaunch.cli.options import File, Json, MetadataOption, NameOption, SignatureOption, open_kernel
 from trlaunch.cli.output import print_json
@@ -75,6 +75,9 @@ def debug(
             fault = session.fault
         if fault is not None:
             raise fault
+        if prompt.refused:
+            typer.echo(f"{prompt.refused} command{'s were' if prompt.refused > 1 else ' was'} refused", err=True)
+            raise typer.Exit(Exit.REFUSED)
 
 
 def _read(script: Path) -> str:

@@ -123,6 +123,7 @@ class Engine(Instrument):
         self.stop: Stop | None = None
         self.error: BaseException | None = None
         self.fault: Fault | None = None
+        self._faulted: Array | None = None  # the lane that the fault is of, shape (C, T)
         self.result: Any = None
         self.finished = False
         self.program: Program | None = None
@@ -300,6 +301,7 @@ class Engine(Instrument):
             if len(here):
                 lanes = np.zeros(self.lanes, bool)
                 lanes[here[0], thread] = True
+        self._faulted = lanes
         stop = Stop("fault", str(fault), lanes)
         if lanes is not None:
             self.focus = (cta, thread)
@@ -340,7 +342,8 @@ class Engine(Instrument):
     def places(self) -> tuple[Array, Array, list[str]]:
         """Where each lane is: its block, shape (C, T), -1 for exited ones; an index into the list of states, likewise.
 
-        States are in words: ``running`` is what executes the current instruction.
+        States are in words: ``running`` is what executes the current instruction; after a fault the lane that it is of
+        has ``faulted``, and those that were with it are ``stopped``.
         """
         scheduler = self._chunk()
         blocks = np.full(self.lanes, -1, np.int64)
@@ -361,8 +364,14 @@ class Engine(Instrument):
             for arrival in arrivals:
                 if arrival.resume is not None:
                     put(arrival.lanes, self._block_of_site[arrival.site], len(names) - 1)
-        if self._current is not None and (self.fault is None or self.fault.kind not in ("deadlock", "hang")):
+        stuck = self.fault is not None and self.fault.kind in ("deadlock", "hang")  # nothing executes: all wait
+        if self._current is not None and not stuck:
             put(self._current.mask, self._current.block, 3)
+        if self.fault is not None and not stuck:
+            names[3] = "stopped"
+            if self._faulted is not None:
+                names.append("faulted")
+                states[self._faulted & alive] = len(names) - 1
         return blocks, states, names
 
     def place(self) -> Place:

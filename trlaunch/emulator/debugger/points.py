@@ -112,8 +112,8 @@ class Points:
             There is none of that number.
         """
         if number not in self.table:
-            known = ", ".join(map(str, self.table)) or "none"
-            raise EmulatorError(f"there is no breakpoint or watchpoint {number}: expected one of {known}")
+            known = f"expected one of {', '.join(map(str, self.table))}" if self.table else "none is set"
+            raise EmulatorError(f"there is no breakpoint or watchpoint {number}: {known}")
         return self.table[number]
 
     def install(self, engine: Engine) -> None:

@@ -31,6 +31,7 @@ PROMPT = "(trlaunch) "
 _HISTORY = 1000
 _CONDITION = re.compile(r"\s*(.*?)\s*(?:\bif\b\s*(.+))?\Z", re.DOTALL)
 _FORMAT = re.compile(r"/(\d*)([A-Za-z]?)\s*")
+_NAME = re.compile(r"[^\W\d][\w.$]*|<.*>")  # what an argument may be called
 _CAST = re.compile(r"([a-z]\w*)\((%[\w$.]+)\)\Z")
 
 
@@ -54,6 +55,7 @@ class Prompt(cmd.Cmd):
         super().__init__(stdout=stdout)
         self.session = session
         self.quitting = False
+        self.refused = 0  # commands that were answered with an error
         self._listed: int | None = None
 
     # The machinery of cmd.
@@ -72,6 +74,7 @@ class Prompt(cmd.Cmd):
         try:
             return bool(super().onecmd(line))
         except TrlaunchError as error:
+            self.refused += 1
             self._lines([f"error: {error}"])
         return False
 
@@ -96,6 +99,7 @@ class Prompt(cmd.Cmd):
         if line == "EOF":
             self.quitting = True
             return
+        self.refused += 1
         self._lines(
             [f"error: {word!r} may be {', '.join(names)}" if names else f"error: no command {word!r}: see help"]
         )
@@ -273,7 +277,7 @@ class Prompt(cmd.Cmd):
         if cast is not None and cast[1] in NUMPY_TYPES and letter is None:
             found = self.session.register(cast[2], cast[1])
             return self._lanes(f"{text}", found, None)
-        if "%" in text:
+        if "%" in text or not ("[" in text or _NAME.fullmatch(text)):
             block = self.session._here()
             computed = Expression(text).evaluate(values.reader(self.session.engine, block))
             row = self.session._row()
@@ -346,7 +350,7 @@ class Prompt(cmd.Cmd):
         dtype = words[2] if len(words) > 2 else "u32"
         if not 1 <= len(words) <= 3 or dtype not in SCALARS:
             raise EmulatorError(f"shared {arg.strip()[:40]}: expected ADDRESS COUNT TYPE, as in shared 1024 32 fp16")
-        address, count = self._integer(words[0]), self._integer(words[1]) if len(words) > 1 else 8
+        address, count = self._integer(words[0]), self._count(words[1]) if len(words) > 1 else 8
         kind = np.dtype(numpy_dtype(dtype))
         found = self.session.shared(address, count, kind)
         written = self.session.shared_written(address, count * kind.itemsize).reshape(count, -1).all(axis=1)
@@ -364,15 +368,15 @@ class Prompt(cmd.Cmd):
             if dtype not in SCALARS or len(words) > 3:
                 raise EmulatorError(f"memory {arg.strip()[:40]}: expected ADDRESS COUNT TYPE")
             kind = np.dtype(numpy_dtype(dtype))
-            address, count = self._integer(words[0]), self._integer(words[1]) if len(words) > 1 else 8
+            address, count = self._integer(words[0]), self._count(words[1]) if len(words) > 1 else 8
             found = np.frombuffer(self.session.bytes(address, count * kind.itemsize), kind)
             return self._lines(render.memory(found, dtype, None, address, "address"))
         array = self.session.memory(words[0])
         flat = array.reshape(-1)
         start = self._integer(words[1]) if len(words) > 1 else 0
-        count = self._integer(words[2]) if len(words) > 2 else 32
-        if start >= max(len(flat), 1):
-            raise EmulatorError(f"{words[0]} has {len(flat)} elements")
+        count = self._count(words[2]) if len(words) > 2 else 32
+        if not 0 <= start < max(len(flat), 1):
+            raise EmulatorError(f"{words[0]} has {len(flat)} elements: there is none {start}")
         dtype = self.session.argument(words[0]).dtype
         self._lines(render.memory(flat[start : start + count], dtype, None, start, "index"))
         return None
@@ -406,6 +410,12 @@ class Prompt(cmd.Cmd):
             return int(text, 0) if len(text) < 24 else -1
         except ValueError:
             raise EmulatorError(f"{text[:40]!r}: expected a number or an address") from None
+
+    def _count(self, text: str) -> int:
+        count = self._integer(text)
+        if count < 1:
+            raise EmulatorError(f"{text[:40]!r}: expected a positive number")
+        return count
 
     def do_EOF(self, arg: str) -> bool:  # noqa: N802  cmd's name for the end of the input
         """End of the input: quit."""
