@@ -99,6 +99,12 @@ class Code:
                 f"AMD GPU, or compile the kernel for CUDA"
             )
         beside = self.ready.sibling(Level.PTX)
+        stated = self.artifact.parameters
+        if beside is None and stated is not None and stated.label == "bundle":
+            raise ArtifactError(
+                f"{self.artifact.label} holds a {self.artifact.level} without texts and the emulator executes PTX: "
+                f"bundle it with --texts (texts=True), or run on a GPU"
+            )
         if beside is None:
             raise ArtifactError(
                 f"{self.artifact.label} is a {self.artifact.level} and the emulator executes PTX: expected "

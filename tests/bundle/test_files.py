@@ -66,7 +66,7 @@ def test_the_emulator_runs_the_ptx_in_a_bundle(tmp_path):
         kernel.launch(-(-n // block), x, x, out, n)
     assert np.array_equal(out, x + x)
     small = Kernel.from_file(Kernel.from_file(case.path("cubin")).save(tmp_path / "s.trk"), device="emulator")
-    with pytest.raises(ArtifactError, match=r"expected s\.ptx beside it, found none"):
+    with pytest.raises(ArtifactError, match=r"s\.trk holds a cubin without texts .*: bundle it with --texts"):
         small.launch(1, x, x, out, n)
 
 
@@ -265,9 +265,34 @@ def test_inspect_shows_every_target_of_a_bundle(cli, tmp_path):
     assert text.count("add_kernel") >= 2
 
 
+def test_a_bundle_of_several_targets_is_bundled_anew(cli, tmp_path):
+    for level in ("cubin", "json", "ptx", "ttir"):
+        shutil.copy(find("3.6.0", "cuda:90", "add_kernel").path(level), tmp_path / f"other.{level}")
+    assert cli("bundle", "add_kernel.cubin", "other.cubin", "-o", "k.trk", "--texts").exit_code == 0
+    assert cli("bundle", "k.trk", "-o", "again.trk").exit_code == 0
+    assert (tmp_path / "again.trk").read_bytes() == (tmp_path / "k.trk").read_bytes()
+    done = cli("bundle", "k.trk", "-o", "k.h")
+    assert done.exit_code == 2
+    assert "k.trk holds cuda:80, cuda:90a: a header takes one; choose it with --target" in done.stderr
+    done = cli("bundle", "k.trk", "-o", "k.h", "--target", "cuda:75")
+    assert done.exit_code == 2
+    assert "--target 'cuda:75': expected one of cuda:80, cuda:90a" in done.stderr
+    for target, source in (("cuda:80", "add_kernel"), ("cuda:90a", "other")):
+        for suffix in ("h", "trk"):
+            out = f"{source}_one.{suffix}"
+            done = cli("bundle", "k.trk", "-o", out, "--target", target, "--json")
+            assert done.exit_code == 0, done.output
+            assert json.loads(done.stdout)["targets"] == [target]
+        (entry,) = load(tmp_path / f"{source}_one.trk").entries
+        assert entry.data == (tmp_path / f"{source}.cubin").read_bytes()
+        assert entry.texts[Level.PTX] == (tmp_path / f"{source}.ptx").read_bytes()
+
+
 @pytest.mark.parametrize(
     "arguments,expected",
     [
+        (["add_kernel.cubin", "-o", "no/dir/k.trk"], "there is no folder 'no/dir'"),
+        (["add_kernel.cubin", "-o", "no/dir/k.h"], "there is no folder 'no/dir'"),
         (["add_kernel.cubin", "-o", "k.txt"], "expected a name that ends in .trk"),
         (["add_kernel.json", "add_kernel.cubin", "-o", "k.trk"], "expected the binary that this JSON belongs to"),
         (["add_kernel.cubin", "add_kernel.ptx", "-o", "k.h"], "a header takes one"),

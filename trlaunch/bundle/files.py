@@ -24,6 +24,8 @@ __all__ = ["Bundle", "artifact_of", "entry_of", "load", "save"]
 
 _TEXTS = (Level.TTIR, Level.TTGIR, Level.LLIR, Level.PTX, Level.AMDGCN)
 
+_SOURCE = "bundle"  # what a signature calls where it is from
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -87,8 +89,8 @@ def save(
     kernels : Kernel or sequence of Kernel
         Made from any level; what is written is the cubin, the hsaco or the PTX that they came to.
     texts : bool
-        Take the text levels along that are beside the binary. The emulator executes the PTX among them, and the audit
-        compares the shared memory of the TTGIR.
+        Take the text levels along that are beside the binary; those of a bundle stay in it. The emulator executes the
+        PTX among them, and the audit compares the shared memory of the TTGIR.
     constants : mapping, optional
         The constexpr arguments that were compiled in, for people and for the grids of `trlaunch.autotune`; no file of
         Triton's has them.
@@ -128,13 +130,14 @@ def entry_of(kernel: Kernel, *, texts: bool = False, constants: Mapping[str, Con
     refuse_torn(kernel)
     ready = kernel.code.ready
     beside: dict[Level, bytes] = {}
-    for level in _TEXTS if texts else ():
+    stated = kernel.artifact.parameters
+    for level in _TEXTS if texts or (stated is not None and stated.label == _SOURCE) else ():
         sibling = ready.sibling(level) if level is not ready.level else None
         if sibling is not None:
             beside[level] = sibling.data
-    stated = {**kernel.artifact.constants, **_constants(constants)}
+    known = {**kernel.artifact.constants, **_constants(constants)}
     parameters = tuple(Slot(p.name, p.type, p.size, p.divisibility, p.signless) for p in kernel.signature.user)
-    return Entry(kernel.name, kernel.target, ready.level, ready.data, _metadata(kernel), parameters, stated, beside)
+    return Entry(kernel.name, kernel.target, ready.level, ready.data, _metadata(kernel), parameters, known, beside)
 
 
 def artifact_of(entry: Entry, path: Path | None = None) -> Artifact:
@@ -145,7 +148,7 @@ def artifact_of(entry: Entry, path: Path | None = None) -> Artifact:
         path,
         entry.metadata or Metadata.from_dict({"name": entry.kernel}),
         dict(entry.texts),
-        Source("bundle", entry.parameters, False),
+        Source(_SOURCE, entry.parameters, False),
         dict(entry.constants),
     )
 

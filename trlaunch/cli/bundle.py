@@ -10,7 +10,8 @@ import typer
 
 import trlaunch
 from trlaunch.arguments import UsageError
-from trlaunch.bundle import header, save
+from trlaunch.artifact import BUNDLE_MAGIC
+from trlaunch.bundle import header, load, save
 from trlaunch.cli.exits import reporting
 from trlaunch.cli.options import Json, NameOption, SignatureOption, compile_options
 from trlaunch.cli.output import print_json
@@ -34,6 +35,10 @@ def bundle(
         Path, typer.Option("--out", "-o", help="FILE.trk, or FILE.h for C and C++.", dir_okay=False, metavar="FILE")
     ],
     name: NameOption = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Of a .trk with several targets this one: cuda:90a.", metavar="TARGET"),
+    ] = None,
     signature: SignatureOption = None,
     texts: Annotated[
         bool, typer.Option("--texts", help="Take the text levels beside the binary along: the emulator runs the PTX.")
@@ -56,7 +61,17 @@ def bundle(
             raise UsageError(f"--out {str(output)!r}: expected a name that ends in .trk, {', '.join(_HEADERS)}")
         if output.exists() and not force:
             raise UsageError(f"{str(output)!r} is there already: --force writes over it")
-        kernels = [_open(file, metadata, name, signature) for file, metadata in _pairs(files)]
+        if not output.parent.is_dir():
+            raise UsageError(f"--out {str(output)!r}: there is no folder {str(output.parent)!r}")
+        kernels = [k for file, metadata in _pairs(files) for k in _open(file, metadata, name, signature)]
+        if target is not None:
+            held = [str(kernel.target) for kernel in kernels]
+            kernels = [kernel for kernel in kernels if str(kernel.target) == target]
+            if not kernels:
+                raise UsageError(f"--target {target!r}: expected one of {', '.join(held)}")
+        if is_header and len(kernels) > 1 and len(files) == 1:
+            held = [str(kernel.target) for kernel in kernels]
+            raise UsageError(f"{files[0].name} holds {', '.join(held)}: a header takes one; choose it with --target")
         if is_header and len(kernels) > 1:
             raise UsageError(f"{len(kernels)} kernels were given: a header takes one; write one for each")
         if is_header and texts:
@@ -94,10 +109,21 @@ def _pairs(files: Sequence[Path]) -> list[tuple[Path, Path | None]]:
     return pairs
 
 
-def _open(file: Path, metadata: Path | None, name: str | None, signature: str | None) -> trlaunch.Kernel:
+def _open(file: Path, metadata: Path | None, name: str | None, signature: str | None) -> list[trlaunch.Kernel]:
+    """The kernel of a file, or those of a bundle, one a target."""
     if file.is_dir():
-        return trlaunch.Kernel.from_cache(file, name=name, signature=signature)
-    return trlaunch.Kernel.from_file(file, metadata, name=name, signature=signature)
+        return [trlaunch.Kernel.from_cache(file, name=name, signature=signature)]
+    if metadata is None and _is_bundle(file):
+        return [trlaunch.Kernel(artifact, name=name, signature=signature) for artifact in load(file).artifacts()]
+    return [trlaunch.Kernel.from_file(file, metadata, name=name, signature=signature)]
+
+
+def _is_bundle(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(BUNDLE_MAGIC)) == BUNDLE_MAGIC
+    except OSError as error:
+        raise UsageError(f"{str(file)!r} cannot be read: {error.strerror or error}") from None
 
 
 def _write(path: Path, text: str) -> None:
