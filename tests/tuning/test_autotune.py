@@ -417,6 +417,24 @@ def test_the_command_shows_the_table_and_the_choice(tmp_path):
     assert "none can be used" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("--key", "zz", "expected one of x_ptr, y_ptr, out_ptr, n_elements"),
+        ("--restore", "n_elements", "expected one of x_ptr, y_ptr, out_ptr"),
+        ("--reset-to-zero", "zz", "expected one of x_ptr, y_ptr, out_ptr"),
+        ("--reference", "zz", "expected one of first, add_kernel.ptx"),
+        ("--reference", "zz=@zeros.npy", "expected one of x_ptr, y_ptr, out_ptr"),
+    ],
+)
+def test_the_command_says_which_names_there_are(tmp_path, monkeypatch, option, value, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("zeros.npy", np.zeros(N, np.float32))
+    done = command(ptx("add_kernel"), "--grid", GRID, *ADD, option, value)
+    assert done.exit_code == 2
+    assert f"{option} {value.partition('=')[0]!r}: {message}" in done.stderr
+
+
 def test_the_command_computes_grids_with_the_constants_of_bundles(tmp_path):
     Kernel.from_file(ptx("add_kernel")).save(tmp_path / "a.trk", constants={"BLOCK": BLOCK})
     done = command(tmp_path, "--grid", "cdiv(n_elements,BLOCK)", *ADD, "--json", "--fresh", "--isolated")

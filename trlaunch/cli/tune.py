@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from trlaunch.devices import default_device
 from trlaunch.driver import Device
 from trlaunch.errors import TuningError
 from trlaunch.tuning import Candidate
-from trlaunch.tuning.arrays import by_name
+from trlaunch.tuning.arrays import by_name, tensors_in
 from trlaunch.tuning.candidate import candidates_of
 
 __all__ = ["tune"]
@@ -102,6 +102,15 @@ def tune(
         place = default_device() if device is None else Device.parse(device)
         names, args, named = _arguments(candidates, specs, place)
         known = by_name(names, args, named)
+        tensors = tensors_in(known)
+        _among("--key", key or (), known)
+        _among("--restore", restore or (), tensors)
+        _among("--reset-to-zero", zero or (), tensors)
+        expected = _reference(reference or ())
+        if isinstance(expected, str):
+            _among("--reference", [expected], ["first", *(c.label for c in candidates)])
+        else:
+            _among("--reference", expected or (), tensors)
 
         def size_of(candidate: Candidate) -> tuple[int, ...]:
             return tuple(s.value(lambda name: known[name] if name in known else candidate[name]) for s in sizes)
@@ -112,7 +121,7 @@ def tune(
             grid=size_of,
             restore=restore or (),
             reset_to_zero=zero or (),
-            reference=_reference(reference or ()),
+            reference=expected,
             rtol=tolerance,
             atol=tolerance,
             warmup=warmup,
@@ -180,6 +189,16 @@ def _arguments(
     if made.keys() >= set(names):
         return names, [made.pop(name) for name in names], {str(k): v for k, v in made.items()}
     return names, [], {str(k): v for k, v in made.items()}
+
+
+def _among(option: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that there are not."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise UsageError(
+                f"{option} {name!r}: expected one of {', '.join(names) or 'the --arg given, of which none'}"
+            )
 
 
 def _reference(texts: Sequence[str]) -> Any:
