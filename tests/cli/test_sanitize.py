@@ -107,6 +107,10 @@ def test_a_program_that_fails_by_itself_is_told_from_one_with_findings(cli):
         (["--", "no-such-command-here"], "'no-such-command-here' is not a command"),
         (["--tool", "valgrind", "x.py"], "--tool 'valgrind': expected emulator"),
         (["--tool", "emulator:race", "x.py"], "the emulator has no tools of its own"),
+        (
+            ["--check", "speed", "x.py"],
+            "--check 'speed': there is no check 'speed': expected some of memory, race, init",
+        ),
     ],
 )
 def test_wrong_words_are_usage_errors(cli, words, expected):
@@ -115,10 +119,45 @@ def test_wrong_words_are_usage_errors(cli, words, expected):
     assert expected in found.err
 
 
-def test_unknown_checks_are_refused_with_the_list(cli, program):
-    found = cli("sanitize", "--check", "speed", program)
+def test_a_kernel_without_a_grid_is_a_usage_error_and_nothing_else(cli, artifacts, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = cli("sanitize", artifacts / "add_kernel.ptx")
+    assert (found.code, found.out) == (2, "")
+    assert cli("sanitize", "--json", artifacts / "add_kernel.ptx").code == 2
+
+
+ENDLESS = """
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry endless(.param .u64 p) .reqntid 32
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<2>;
+    ld.param.u64 %rd1, [p];
+again:
+    ld.global.u32 %r1, [%rd1];
+    bar.sync 0;
+    bra again;
+}
+"""
+
+
+def test_a_kernel_that_does_not_end_is_named(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    file = tmp_path / "endless.ptx"
+    file.write_text(ENDLESS)
+    words = ("--timeout", "4", file, "-g", "1", "-a", "0=zeros:fp32:4", "--signature", "*fp32")
+    found = cli("sanitize", *words)
+    assert found.code == 4, found.err
+    assert "stopped after 4.0 s in endless, launch 0: grid (1) block (32) on emulator, which did not end" in found.out
+    assert "0 findings in 1 launch of 1 kernel" in found.out
+
+
+def test_a_program_that_is_stopped_outside_of_kernels(cli):
+    found = cli("sanitize", "--json", "--timeout", "1", "--", sys.executable, "-c", "import time; time.sleep(60)")
     assert found.code == 1
-    assert "expected some of memory, race, init" in found.err
+    assert (found.json["status"], found.json["stopped_in"]) == (124, None)
 
 
 def test_the_command_keeps_python_s_own_options():

@@ -22,6 +22,9 @@ from trlaunch.cli.investigate import KERNELS
 from trlaunch.cli.options import Json
 from trlaunch.cli.output import print_json, table
 from trlaunch.emulator import settings
+from trlaunch.errors import EmulatorError
+from trlaunch.investigate.isolation import launches_in
+from trlaunch.investigate.ring import VARIABLE as RING
 
 __all__ = ["TOOLS", "sanitize"]
 
@@ -29,6 +32,8 @@ _PYTHON = re.compile(r"(python|pypy)[\d.]*(\.exe)?\Z")
 #: Options of Python that have an argument.
 _WITH_ARGUMENT = ("-W", "-X", "--check-hash-based-pycs")
 _PROGRAM = ("-m", "trlaunch.emulator.checks.program")
+#: The status of a command that its time limit ended, as of timeout(1).
+_STOPPED = 124
 
 
 def sanitize(
@@ -73,7 +78,13 @@ def _on_the_emulator(
     """Run a command whose launches go to the emulator, and show what its checks found."""
     if tool != "emulator":
         raise UsageError(f"--tool {tool!r}: the emulator has no tools of its own; --check says what it looks for")
-    names = settings.parse(check)
+    try:
+        names = settings.parse(check)
+    except EmulatorError as error:
+        raise UsageError(f"--check {check!r}: {error}") from None
+    command = command_of(words)
+    stopped = None  # the launch that it was in when its time was up
+    ended = ""
     with TemporaryDirectory(prefix="trlaunch-sanitize-") as folder:
         environment = {
             **os.environ,
@@ -86,19 +97,39 @@ def _on_the_emulator(
         }
         before = environment.get("PYTHONWARNINGS")
         environment["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:no GPU")))
-        status = _run(command_of(words), environment, timeout, quiet=as_json)
+        ring = Path(folder) / "ring"
+        ring.mkdir()
+        if timeout is not None:
+            environment[RING] = str(ring)
+        status = _run(command, environment, timeout, quiet=as_json)
         launches: Counter[str] = Counter()
         found: list[dict[str, Any]] = []
         for file in sorted(Path(folder).glob("*.json")):
             part = json.loads(file.read_text())
             launches.update(part["launches"])
             found += part["findings"]
+        if status is None:
+            status = _STOPPED
+            # A process that is killed writes no launches down; its ring has the last ones.
+            kept, phase = launches_in(ring)
+            launches |= Counter(launch.kernel for launch in kept)
+            stopped = str(kept[-1]) if kept and phase else None
+            where = f" in {stopped}, which did not end" if stopped else ", outside of kernels"
+            ended = f"the command was stopped after {timeout} s{where}"
+        elif status:
+            ended = f"the command ended with status {status}"
+    itself = command[1:4] == ["-m", "trlaunch", "run"]
+    if itself and status > 0 and not launches and status != _STOPPED and not as_json:
+        return status  # it has said what it does not understand, or refuses
     if as_json:
-        print_json({"command": list(words), "status": status, "launches": dict(launches), "findings": found})
+        document = {"command": list(words), "status": status, "launches": dict(launches), "findings": found}
+        print_json({**document, "stopped_in": stopped})
     else:
-        _show(launches, found, status)
-    if found:
+        _show(launches, found, ended)
+    if found or stopped:
         return Exit.FAULT
+    if itself and status == Exit.USAGE:
+        return Exit.USAGE
     return Exit.OK if status == 0 else Exit.REFUSED
 
 
@@ -127,7 +158,8 @@ def command_of(words: Sequence[str]) -> list[str]:
     return [*words[:at], *_PROGRAM, *words[at:]]
 
 
-def _run(command: Sequence[str], environment: dict[str, str], timeout: float | None, quiet: bool) -> int:
+def _run(command: Sequence[str], environment: dict[str, str], timeout: float | None, quiet: bool) -> int | None:
+    """Run a command; its status, or ``None`` when its time was up."""
     try:
         done = subprocess.run(command, env=environment, timeout=timeout, check=False, stdout=2 if quiet else None)
     except FileNotFoundError:
@@ -135,12 +167,11 @@ def _run(command: Sequence[str], environment: dict[str, str], timeout: float | N
     except PermissionError as error:
         raise UsageError(f"{command[0]!r}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        typer.echo(f"the command was stopped after {timeout} s", err=True)
-        return 124
+        return None
     return done.returncode
 
 
-def _show(launches: Counter[str], found: Sequence[dict[str, Any]], status: int) -> None:
+def _show(launches: Counter[str], found: Sequence[dict[str, Any]], ended: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -159,11 +190,12 @@ def _show(launches: Counter[str], found: Sequence[dict[str, Any]], status: int) 
     else:
         console.print("the command launched nothing through trlaunch on the emulator", highlight=False)
     total, kernels = sum(launches.values()), len(launches)
-    ended = "" if status == 0 else f"; the command ended with status {status}"
     console.print(
         f"{len(found)} finding{'s' if len(found) != 1 else ''} in {total} launch{'es' if total != 1 else ''} of"
-        f" {kernels} kernel{'s' if kernels != 1 else ''}{ended}",
+        f" {kernels} kernel{'s' if kernels != 1 else ''}{'; ' * bool(ended)}{ended}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
         style="bold red" if found else "bold",
     )
 
