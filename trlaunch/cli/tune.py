@@ -196,9 +196,7 @@ def _among(option: str, given: Iterable[str], known: Iterable[str]) -> None:
     names = list(known)
     for name in given:
         if name not in names:
-            raise UsageError(
-                f"{option} {name!r}: expected one of {', '.join(names) or 'the --arg given, of which none'}"
-            )
+            raise UsageError(f"{option} {name!r}: expected one of {', '.join(names) or 'those that --arg gives'}")
 
 
 def _reference(texts: Sequence[str]) -> Any:
