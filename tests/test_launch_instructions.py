@@ -72,13 +72,15 @@ class Tensor:
     __dlpack_c_exchange_api__ = new(ctypes.addressof(table), b"dlpack_exchange_api", None)
     def __init__(self, address): pass
 class Held(ctypes.Structure):  # it has the address of these fields inside of it, as a tensor has its TensorImpl's
-    _fields_ = (("data", ctypes.c_void_p), ("type", ctypes.c_int), ("device", ctypes.c_int), ("dtype", ctypes.c_int))
-    def __init__(self, address): super().__init__(address, 1, 0, 6)
-if sys.argv[2].startswith("handles"):
+    _fields_ = (("data", ctypes.c_void_p), ("type", ctypes.c_int), ("device", ctypes.c_int), ("dtype", ctypes.c_int),
+                ("gap", ctypes.c_int), ("key", ctypes.c_uint64))
+    def __init__(self, address): super().__init__(address, 1, 0, 6, 0, 6 | 1 << 16 | 1 << 32)
+if sys.argv[2].startswith(("handles", "keyed")):
     n.know_tensors(Held, {}, int)
     address = lambda name: ctypes.cast(getattr(driver, "held_" + name), ctypes.c_void_p).value
     readers = tuple(map(address, ("data", "type", "device", "dtype", "stream")))
-    n.know_handles(object.__basicsize__, readers, 1, 2, bytes([255] * 6 + [10] + [255] * 57))
+    key = 24 if sys.argv[2].startswith("keyed") else 0
+    n.know_handles((object.__basicsize__, key), readers, 1, 2, bytes([255] * 6 + [10] + [255] * 57))
 else:
     assert n.know_tensors(Tensor, {}, int)
 
@@ -101,7 +103,8 @@ class Kernel(Launched):
         self._launches.add(plan, True)
 
 what, count = sys.argv[2], int(sys.argv[3])
-kind = {"pointers": Pointer, "arrays": Array, "tensors": Tensor, "handles": Held}.get(what.split()[0], Array)
+kinds = {"pointers": Pointer, "arrays": Array, "tensors": Tensor, "handles": Held, "keyed": Held}
+kind = kinds.get(what.split()[0], Array)
 pointers, ints = {"none": (0, 0), "5": (5, 9), "40": (40, 18)}[what.split()[-1]]
 kernel = Kernel(pointers, ints)
 arguments = [*(kind(4096 * (i + 1)) for i in range(pointers)), *range(3, 3 + ints)]
@@ -144,7 +147,7 @@ def instructions(folder, what):
     return total / LAUNCHES
 
 
-@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "tensors 5", "handles 5", "arrays 40"])
+@pytest.mark.parametrize("what", ["none", "arrays 5", "pointers 5", "tensors 5", "handles 5", "keyed 5", "arrays 40"])
 def test_a_launch_costs_no_more_instructions_than_it_did(folder, what):
     kept = json.loads(KEPT.read_text())[what]
     found = instructions(folder, what)

@@ -297,26 +297,29 @@ print(Tensor.reads, explained)
 
 SHIM = """
 typedef struct { void *data; int type, device, dtype; } Tensor;
-int reads;
+int reads, questions;
 int aoti_torch_device_type_cpu(void) { return 0; }
 int aoti_torch_device_type_cuda(void) { return 1; }
 int aoti_torch_get_data_ptr(Tensor **t, void **out) { reads++; *out = (*t)->data; return 0; }
-int aoti_torch_get_device_type(Tensor **t, int *out) { *out = (*t)->type; return 0; }
+int aoti_torch_get_device_type(Tensor **t, int *out) { questions++; *out = (*t)->type; return 0; }
 int aoti_torch_get_device_index(Tensor **t, int *out) { *out = (*t)->device; return 0; }
 int aoti_torch_get_dtype(Tensor **t, int *out) { *out = (*t)->dtype; return WRONG; }
 """
 
-# A ctypes structure has the address of its bytes inside of it, as a tensor has that of its TensorImpl.
+# A ctypes structure has the address of its bytes inside of it, as a tensor has that of its TensorImpl. KEYED says
+# whether dtype and device are found in them, side by side.
 HANDLES = (
     TORCH
     + """
 class Tensor(ctypes.Structure):
     _fields_ = (("address", ctypes.c_uint64), ("kind", ctypes.c_int), ("ordinal", ctypes.c_int),
-                ("number", ctypes.c_int))
+                ("number", ctypes.c_int), ("gap", ctypes.c_int), ("key", ctypes.c_uint8 * 160))
     NUMBERS = {name: i for i, name in enumerate(NUMBERS)}
     def __init__(self, address, dtype="float32", device="cuda:0"):
         kind, _, ordinal = device.partition(":")
         super().__init__(address, kind == "cuda", int(ordinal or 0) if kind == "cuda" else -1, Tensor.NUMBERS[dtype])
+        if KEYED:
+            self.key[24:29] = self.number, 0, self.kind, self.ordinal & 255, 1
         self.dtype, self.device = getattr(torch, dtype), types.SimpleNamespace(type=kind, index=int(ordinal or 0))
         self.shape = (1024,)
     _cdata = property(ctypes.addressof)
@@ -333,16 +336,22 @@ Tensor.__module__ = "torch"
 )
 
 
+def build_shim(folder, wrong=0):
+    """torch's library in ``FOLDER / torch / lib``, whose dtypes are read in vain where it is `wrong`."""
+    libraries = folder / "torch" / "lib"
+    libraries.mkdir(parents=True)
+    (folder / "shim.c").write_text(SHIM)
+    compile_c(folder / "shim.c", libraries / "libtorch_cpu.so", f"-DWRONG={wrong}")
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["asked", "by their bytes"])
 @pytest.mark.parametrize("wrong", [0, 1], ids=["as it says", "refusing"])
-def test_torch_tensors_are_read_by_its_c_interface(fakecuda, mode, tmp_path, wrong):
-    folder = tmp_path / "torch" / "lib"
-    folder.mkdir(parents=True)
-    (tmp_path / "shim.c").write_text(SHIM)
-    compile_c(tmp_path / "shim.c", folder / "libtorch_cpu.so", f"-DWRONG={wrong}")
+def test_torch_tensors_are_read_by_its_c_interface(fakecuda, mode, tmp_path, wrong, keyed):
+    build_shim(tmp_path, wrong)
     lines, long, short = same(
         fakecuda,
         mode,
-        f"FOLDER = {str(tmp_path)!r}"
+        f"FOLDER, KEYED = {str(tmp_path)!r}, {keyed}"
         + HANDLES
         + """
 contexts = [primary(1), primary(0)]
@@ -358,17 +367,49 @@ bad = [Tensor(BASE, device="cpu"), Tensor(BASE, device="cuda:1"), Tensor(BASE + 
 for position in range(3):
     for value in bad:
         attempt(kernel, 4, *good[:position], value, *good[position + 1:], 1024)
-reads = ctypes.c_int.in_dll(ctypes.CDLL(FOLDER + "/torch/lib/libtorch_cpu.so"), "reads").value
+shim = ctypes.CDLL(FOLDER + "/torch/lib/libtorch_cpu.so")
 with open(FOLDER + "/reads", "w") as file:
-    file.write(str(reads))
+    file.write(" ".join(str(ctypes.c_int.in_dll(shim, name).value) for name in ("reads", "questions")))
 """,
         devices=(90, 90),
     )
     assert sum(line.startswith("ArgumentError") for line in lines) >= 15
     assert short < long - 9
     # All 9 dtypes are looked at, and a refusal ends it; then each launch reads 3 tensors.
-    reads = int((tmp_path / "reads").read_text())
+    reads, questions = map(int, (tmp_path / "reads").read_text().split())
     assert reads == 0 if mode.name == "python" else reads <= 9 if wrong else reads > 36
+    if mode.name == "native" and not wrong:  # with known bytes each slot asks once, besides about what is wrong
+        assert questions - 9 <= 3 + 2 * 3 * 8 if keyed else questions >= reads
+
+
+@pytest.mark.parametrize("mode", ["native"], indirect=True)
+def test_bytes_of_a_tensor_that_contradict_its_functions_are_not_believed(fakecuda, mode, tmp_path):
+    build_shim(tmp_path)
+    recorded = fakecuda.run(
+        mode.prefix
+        + SETUP
+        + f"FOLDER, KEYED = {str(tmp_path)!r}, True"
+        + HANDLES
+        + """
+primary(0)
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+shim = ctypes.CDLL(FOLDER + "/torch/lib/libtorch_cpu.so")
+good = [Tensor(BASE + 4096 * i) for i in range(3)]
+def asked(*tensors):
+    count = ctypes.c_int.in_dll(shim, "questions")
+    before = count.value
+    kernel.launch(4, *tensors, 1024)
+    return count.value - before
+kernel.launch(4, *good, 1024)
+print(asked(*good), asked(*good), asked(good[1], good[0], Tensor(BASE)))
+lying = Tensor(BASE)
+lying.key[27] = 1  # another device's index
+print(asked(lying, *good[1:]), asked(*good), explained)
+""",
+        env=mode.env,
+    )
+    # Once for each slot, then never again; a contradiction ends that for good.
+    assert recorded.stdout.split() == ["3", "0", "0", "3", "3", "1"]
 
 
 def test_every_device_and_context(fakecuda, mode):

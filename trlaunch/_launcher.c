@@ -23,7 +23,8 @@
 
 enum {
     MAX_PARAMETERS = 4096, /* bytes of the buffer on the stack; larger ones take the Python path */
-    CONFIG_BYTES = 64, MAX_PLANS = 32, MAX_ENTRIES = 8, MAX_GRIDS = 16, MAX_DEVICES = 4, MAX_TYPES = 4,
+    USUAL_BYTES = 1024, /* of that of launch_usual; a multiple of 64 */
+    MAX_ADDRESSES = 512, CONFIG_BYTES = 64, MAX_PLANS = 32, MAX_ENTRIES = 8, MAX_GRIDS = 16, MAX_DEVICES = 4, MAX_TYPES = 4,
     MAX_ARRAY_TYPES = 16,
     MAPS = 8, MAP_SIZE = 128, MAP_BYTES = 256, MAX_RANK = 5, MAX_DEPTH = 16
 };
@@ -31,6 +32,21 @@ enum {
 enum { POINTER, INTEGER, FP16, BF16, FP32, FP64, UNTYPED4, UNTYPED8, TENSOR_MAP };
 
 enum { UNUSUAL = 0, DONE = 1, FAILED = -1, ELSEWHERE = 2 };
+
+/*
+ * What nearly every launch runs is laid out together, what others run is kept out of it: behind the driver's launch the
+ * instructions have to come from a farther cache, and a launch costs what it has to fetch. The buffers in HOT functions
+ * are written at offsets that plan_init checked, so that they need no stack protector.
+ */
+#if defined(__has_attribute)
+#if __has_attribute(no_stack_protector)
+#define HOT __attribute__((hot, no_stack_protector))
+#endif
+#endif
+#ifndef HOT
+#define HOT __attribute__((hot))
+#endif
+#define APART __attribute__((noinline))
 
 /* ---- DLPack 1.1 to 1.3 (dlpack.h) ---------------------------------------------------------------------------- */
 
@@ -69,45 +85,73 @@ static int dtype_of(uint8_t code, uint8_t bits, uint16_t lanes) {
 
 /* ---- what the module was told -------------------------------------------------------------------------------- */
 
-/* Strong references that last as long as the process: the module cannot be unloaded. */
-static struct { PyTypeObject *type; const Exchange *api; } tensor_types[MAX_TYPES];
-static int tensor_type_count;
-static PyObject *tensor_dtypes;  /* dict: torch dtype -> number of dtype_of */
+/* References here are strong and last as long as the process: the module cannot be unloaded. */
 
 /*
- * Reading a tensor_types[0] by the functions of torch's stable C interface (torch/csrc/inductor/aoti_torch/c/shim.h),
- * which take the at::Tensor inside of the Python object (torch/csrc/autograd/python_variable.h). The exchange table does
- * the same behind pybind11's casts, which takes ten times as long. Without a table, too.
+ * A tensor of torch is read by functions of torch's stable C interface (torch/csrc/inductor/aoti_torch/c/shim.h), which
+ * take the at::Tensor inside of the Python object (torch/csrc/autograd/python_variable.h). The exchange table does the
+ * same behind pybind11's casts, which takes ten times as long.
  */
 typedef int32_t (*handle_pointer)(void *tensor, void **out);
 typedef int32_t (*handle_number)(void *tensor, int32_t *out);
 typedef int32_t (*handle_stream)(int32_t device, void **out);
-static struct {
-    Py_ssize_t offset; /* of the at::Tensor; 0: there is no such way */
+
+/* What nearly every launch reads. */
+static _Alignas(64) struct {
+    PyTypeObject *tensor;      /* tensor_types[0].type, once it can be read by its table or by the functions */
+    const Exchange *exchange;  /* its table, or null */
+    Py_ssize_t handle;         /* offset of the at::Tensor, a pointer to the TensorImpl; 0: the functions are not known */
+    Py_ssize_t key;            /* offset of the bytes in a TensorImpl that say dtype and device, see key_of; 0: not known */
     handle_pointer data;
+    handle_stream stream;      /* may be null */
+    PyTypeObject *pointer, *array;
+    Py_ssize_t pointer_offset, array_offset; /* of the slots `address` and `_native` */
+    PyTypeObject *launched, *last_launched;  /* has its plans in a slot; the last type that was found to be one */
+    Py_ssize_t launched_offset;
+    int32_t torch_type, dlpack_type; /* GPU, as the functions and as DLPack name it */
+} known;
+
+static struct {
     handle_number device_type, device, dtype;
-    handle_stream stream; /* may be null */
-    int32_t torch_type, dlpack_type;
     int8_t numbers[64]; /* torch's ScalarType -> number of dtype_of, or -1 */
 } handles;
-enum { SCALAR_TYPE = 1U << 31 };
+
+/*
+ * What the bytes at known.key hold where they are what they are taken for: a ScalarType (16 bits), a device type, a device
+ * index, and that there is a device. A tensor with the bytes of one that the functions said to fit, fits.
+ */
+static const uint64_t KEY_MASK = (UINT64_C(1) << 40) - 1;
+static uint64_t key_of(int32_t dtype, int32_t device_type, int32_t device) {
+    return (uint16_t)dtype | (uint64_t)(uint8_t)device_type << 16 | (uint64_t)(uint8_t)device << 24 | UINT64_C(1) << 32;
+}
+
+static struct { PyTypeObject *type; const Exchange *api; } tensor_types[MAX_TYPES];
+static int tensor_type_count;
+static PyObject *tensor_dtypes;  /* dict: torch dtype -> number of dtype_of */
 static PyObject *tensor_stream;  /* torch's function: device ordinal -> handle */
 /* Types of arrays that are read by __cuda_array_interface__, and what tells of the next ones (trlaunch.launch_slots). */
 static PyTypeObject *array_types[MAX_ARRAY_TYPES];
 static int array_type_count;
 static PyObject *is_array, *array_dtypes, *array_dtype; /* of a value; dict: dtype -> number; of a dtype not in it */
 
-static PyTypeObject *pointer_type, *array_type, *descriptor_type;
-static Py_ssize_t pointer_offset, array_offset; /* of the slots `address` and `_native` */
-static PyTypeObject *foreign_descriptor_type; /* Triton's */
+static PyTypeObject *descriptor_type, *foreign_descriptor_type; /* trlaunch's and Triton's */
 static PyObject *stream_handle;  /* trlaunch.streams.handle */
-
-static PyTypeObject *launched_type; /* has its plans in a slot */
-static Py_ssize_t launched_offset;
 
 static PyObject *s_stream, *s_device, *s_data_ptr, *s_get_device, *s_dtype,
     *s_tensor, *s_base, *s_shape, *s_strides, *s_block_shape, *s_padding, *s_tf32, *s_zero, *s_nan,
     *s_interface, *s_data, *s_typestr;
+
+static void keep_type(PyTypeObject **where, PyObject *type) {
+    PyTypeObject *old = *where;
+    *where = type == Py_None ? NULL : (PyTypeObject *)Py_NewRef(type);
+    Py_XDECREF(old);
+}
+
+static void keep_object(PyObject **where, PyObject *object) {
+    PyObject *old = *where;
+    *where = object == Py_None ? NULL : Py_NewRef(object);
+    Py_XDECREF(old);
+}
 
 /* ---- what a kernel takes on one device ----------------------------------------------------------------------- */
 
@@ -135,14 +179,20 @@ typedef struct {
 
 /* What a launch reads of a parameter, as little as can be: behind a launch it is no longer in the nearest cache. */
 typedef struct {
-    uint8_t kind, size;
+    union {
+        struct { uint8_t kind, size; };
+        uint16_t form; /* both at once: FORM(kind, size) */
+    };
     uint16_t offset;
     uint32_t below; /* divisibility - 1; it is a power of two */
     union {
         struct { int64_t low; uint64_t high; };
-        struct { uint64_t dtypes; uint32_t usual; }; /* the dtype that was found right before, as DLPack has it */
+        struct { uint64_t dtypes, usual; }; /* what the last tensor was that fitted: see read_usual, read_handle */
     };
 } Slot;
+
+#define FORM(kind, size) ((uint16_t)((kind) | (size) << 8))
+enum { NEVER_USUAL = -1 };
 
 typedef struct {
     PyObject *name;
@@ -152,10 +202,25 @@ typedef struct {
     Encoding encoding;
 } More;
 
+/* How a driver's launch function is called, and of which one that is the way. */
+enum {
+    CONFIG_AND_BUFFER,     /* cuLaunchKernelEx (cuda.h) */
+    CONFIG_AND_ADDRESSES,  /* hipDrvLaunchKernelEx (hip_runtime_api.h) */
+    NUMBERS_AND_ADDRESSES, /* hipModuleLaunchKernel */
+    COOPERATIVE_NUMBERS_AND_ADDRESSES, /* hipModuleLaunchCooperativeKernel */
+    CONVENTIONS
+};
+
 typedef int (*launch_function)(const void *config, void *function, void **parameters, void **extra);
+typedef int (*numbers_function)(void *function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                                unsigned shared, void *stream, void **parameters, void **extra);
+typedef int (*cooperative_function)(void *function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                                    unsigned shared, void *stream, void **parameters);
 typedef int (*identify_function)(void *context, unsigned long long *id);
 typedef int (*push_function)(void *context);
 typedef int (*pop_function)(void **context);
+typedef int (*current_device_function)(int *ordinal);
+typedef int (*set_device_function)(int ordinal);
 /* cuTensorMapEncodeTiled (cuda.h) */
 typedef int (*encode_function)(void *map, int type, uint32_t rank, void *address, const uint64_t *shape,
                                const uint64_t *strides, const uint32_t *box, const uint32_t *steps, int interleave,
@@ -167,23 +232,30 @@ enum { NO_INTERLEAVE = 0, PROMOTE_L2_128B = 2, FILL_ZERO = 0, FILL_NAN = 1, TFLO
 
 typedef struct {
     PyObject_HEAD
-    launch_function launch;
-    identify_function identify;
-    push_function push;
-    pop_function pop;
-    encode_function encode_tiled; /* null: there is none */
-    owner_function owner;
-    void *primary;
-    int no_context; /* the status that says that the thread has none */
-    unsigned char config[CONFIG_BYTES];
-    int config_size, grid_offset, stream_offset;
-    unsigned cluster[3], limit[3];
-    int listed; /* only grids that were found right before */
-    int device_type, ordinal;
+    /* What launch_usual reads, together. */
+    int usual; /* whether it serves: no scratch, no list of grids, a short buffer */
+    int convention, by_ordinal; /* by_ordinal: threads have a current device, and no context */
     int count, bytes;
+    int grid_offset, stream_offset;
+    int device_type, ordinal;
+    unsigned cluster[3], limit[3];
     Slot *slots;
+    union { launch_function launch; numbers_function launch_numbers; cooperative_function launch_cooperative; };
+    union { identify_function identify; current_device_function current_device; };
+    int no_context; /* the status that says that the thread has none */
     int entry_count;
     struct { unsigned long long id; void *function; } entries[MAX_ENTRIES];
+    unsigned char config[CONFIG_BYTES];
+    /* What other launches read, too. */
+    union { push_function push; set_device_function set_device; };
+    pop_function pop;
+    encode_function encode_tiled; /* null: there is none */
+    owner_function owner; /* null: arrays are not asked */
+    void *primary;
+    int listed; /* only grids that were found right before */
+    int offset_count;
+    uint16_t *offsets; /* of every parameter, Triton's scratch included, where the driver is given addresses */
+    unsigned block[3], shared; /* where it is given numbers */
     More *more;
     unsigned grids[MAX_GRIDS][3];
     int grid_count, next_grid;
@@ -222,34 +294,62 @@ static void plan_dealloc(Plan *self) {
     }
     PyMem_Free(self->slots);
     PyMem_Free(self->more);
+    PyMem_Free(self->offsets);
     Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* Where every parameter is in the buffer, and the numbers of a launch that are no arguments: ([offsets], block, shared). */
+static int read_addresses(Plan *self, PyObject *given) {
+    PyObject *offsets;
+    if (!PyArg_ParseTuple(given, "O!(III)I", &PyList_Type, &offsets, &self->block[0], &self->block[1], &self->block[2],
+                          &self->shared))
+        return 0;
+    Py_ssize_t count = PyList_GET_SIZE(offsets);
+    if (count > MAX_ADDRESSES) return 0;
+    if (!(self->offsets = PyMem_Calloc(count ? count : 1, sizeof *self->offsets))) return !!PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++) {
+        long offset = PyLong_AsLong(PyList_GET_ITEM(offsets, i));
+        if (offset < 0 || offset >= self->bytes) return 0;
+        self->offsets[i] = (uint16_t)offset;
+    }
+    self->offset_count = (int)count;
+    return 1;
 }
 
 static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"slots", "bytes", "config", "grid_offset", "stream_offset", "functions", "primary",
-        "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", "scratch", NULL};
-    PyObject *slots, *keep, *fail, *encode, *scratch = Py_None;
+        "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", "scratch", "convention",
+        "addresses", NULL};
+    PyObject *slots, *keep, *fail, *encode, *scratch = Py_None, *addresses = Py_None;
     Py_buffer config;
     unsigned long long launch, identify, push, pop, encode_tiled, owner, primary;
     if (self->slots) {
         PyErr_SetString(PyExc_TypeError, "a Plan is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKKK)Ki(III)(III)p(ii)OOO|O", names, &PyList_Type, &slots,
-            &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop,
-            &encode_tiled, &owner, &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2], &self->limit[0],
-            &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep, &fail, &encode,
-            &scratch))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!iy*ii(KKKKKK)Ki(III)(III)p(ii)OOO|OiO", names, &PyList_Type,
+            &slots, &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop,
+            &encode_tiled, &owner, &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2],
+            &self->limit[0], &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep,
+            &fail, &encode, &scratch, &self->convention, &addresses))
         return -1;
     int fits = config.len <= CONFIG_BYTES && self->grid_offset >= 0 && self->grid_offset + 12 <= config.len
         && self->stream_offset >= 0 && self->stream_offset + 8 <= config.len
-        && self->bytes >= 0 && self->bytes <= MAX_PARAMETERS;
+        && self->bytes >= 0 && self->bytes <= MAX_PARAMETERS && self->convention >= 0 && self->convention < CONVENTIONS;
     if (fits) memcpy(self->config, config.buf, config.len);
     PyBuffer_Release(&config);
     self->launch = (launch_function)(uintptr_t)launch;
-    self->identify = (identify_function)(uintptr_t)identify;
-    self->push = (push_function)(uintptr_t)push;
-    self->pop = (pop_function)(uintptr_t)pop;
+    self->by_ordinal = self->convention != CONFIG_AND_BUFFER;
+    if (self->by_ordinal) {
+        self->current_device = (current_device_function)(uintptr_t)identify;
+        self->set_device = (set_device_function)(uintptr_t)push;
+        if (addresses == Py_None || !read_addresses(self, addresses)) fits = 0;
+        if (PyErr_Occurred()) return -1;
+    } else {
+        self->identify = (identify_function)(uintptr_t)identify;
+        self->push = (push_function)(uintptr_t)push;
+        self->pop = (pop_function)(uintptr_t)pop;
+    }
     self->encode_tiled = (encode_function)(uintptr_t)encode_tiled;
     self->owner = (owner_function)(uintptr_t)owner;
     self->primary = (void *)(uintptr_t)primary;
@@ -279,7 +379,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
         if (!fits) break;
         s->kind = (uint8_t)kind, s->size = (uint8_t)size, s->offset = (uint16_t)offset;
         s->below = (uint32_t)(divisibility - 1);
-        if (kind == POINTER) s->dtypes = dtypes, s->usual = UINT32_MAX;
+        if (kind == POINTER) s->dtypes = dtypes, s->usual = (uint64_t)NEVER_USUAL;
         else s->low = low, s->high = high;
         if (encoding == Py_None || !self->encode_tiled) continue;
         Encoding *e = &more->encoding;
@@ -309,6 +409,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     self->keep = Py_NewRef(keep);
     self->fail = Py_NewRef(fail);
     self->encode = Py_NewRef(encode);
+    self->usual = !self->grant && !self->listed && self->bytes <= USUAL_BYTES;
     return 0;
 }
 
@@ -373,10 +474,10 @@ static PyTypeObject Plan_Type = {
 
 typedef struct {
     PyObject_HEAD
+    Plan *last;
     int fixed; /* the kernel was given its device */
     int count;
     Plan *plans[MAX_PLANS];
-    Plan *last;
     struct { PyObject *key; Plan *plan; } devices[MAX_DEVICES]; /* what device= was, by identity */
     int device_count, next_device;
 } Launches;
@@ -530,7 +631,7 @@ static inline uint64_t address_of(PyObject *number) {
 
 /* trlaunch's array: its `_native` is (address, DLPack device type, ordinal, dtype). */
 static inline int read_array(PyObject *object, Tensor *out) {
-    PyObject *native = slot_of(object, array_offset);
+    PyObject *native = slot_of(object, known.array_offset);
     int64_t kind, ordinal, dtype;
     if (!native || !PyTuple_CheckExact(native) || PyTuple_GET_SIZE(native) != 4) return UNUSUAL;
     if (!small(PyTuple_GET_ITEM(native, 1), &kind) || !small(PyTuple_GET_ITEM(native, 2), &ordinal)) return UNUSUAL;
@@ -678,7 +779,7 @@ static inline int read_tensor(const Plan *plan, PyObject *object, Tensor *out) {
         out->rank = view.ndim;
         return view.data && out->dtype >= 0 ? DONE : UNUSUAL;
     }
-    if (type == array_type) {
+    if (type == known.array) {
         out->is_torch = 0;
         out->api = NULL;
         return read_array(object, out);
@@ -725,8 +826,8 @@ static int place_address(Packing *p, const Slot *s, uint64_t address) {
 }
 
 static inline int place_pointer(Packing *p, const Slot *s, PyObject *value) {
-    if (Py_TYPE(value) == pointer_type) {
-        PyObject *number = slot_of(value, pointer_offset);
+    if (Py_TYPE(value) == known.pointer) {
+        PyObject *number = slot_of(value, known.pointer_offset);
         if (!number) return UNUSUAL;
         uint64_t address = PyLong_AsUnsignedLongLong(number);
         return address == UINT64_MAX && PyErr_Occurred() ? unusual() : place_address(p, s, address);
@@ -953,7 +1054,7 @@ static int own_layout(PyObject *base, const Tensor *t, int64_t *shape, int64_t *
             memcpy(strides, t->strides, sizeof *strides * t->rank);
             return t->rank;
         }
-    } else if (Py_TYPE(base) != array_type) {
+    } else if (Py_TYPE(base) != known.array) {
         return -1;
     }
     int rank = t->shape ? t->rank : -1;
@@ -1065,18 +1166,27 @@ static int pack_named(Packing *p, const Call *call, int settings) {
     return left == 0;
 }
 
-/* The address of a torch tensor that is on the plan's device and of a dtype that fits, by the functions of `handles`. */
-static inline int read_handle(const Plan *plan, Slot *s, PyObject *value, uint64_t *address) {
-    void *handle = (char *)value + handles.offset, *data = NULL;
+/* Whether a torch tensor is on the plan's device and of a dtype that fits, by the functions of `handles`. */
+static APART int ask_handle(const Plan *plan, Slot *s, void *handle, uint64_t key) {
     int32_t type = -1, device = -1, dtype = -1;
     int failed = handles.device_type(handle, &type) | handles.device(handle, &device) | handles.dtype(handle, &dtype);
-    if (failed | (type != handles.torch_type) | (plan->device_type != handles.dlpack_type) | (device != plan->ordinal))
+    if (failed | (type != known.torch_type) | (plan->device_type != known.dlpack_type) | (device != plan->ordinal))
         return UNUSUAL;
-    if (handles.data(handle, &data) || !data) return UNUSUAL;
-    if (((uint32_t)dtype | SCALAR_TYPE) != s->usual) {
-        if ((uint32_t)dtype > 63 || handles.numbers[dtype] < 0 || !(s->dtypes >> handles.numbers[dtype] & 1)) return UNUSUAL;
-        s->usual = (uint32_t)dtype | SCALAR_TYPE;
-    }
+    if ((uint32_t)dtype > 63 || handles.numbers[dtype] < 0 || !(s->dtypes >> handles.numbers[dtype] & 1)) return UNUSUAL;
+    if (key == key_of(dtype, type, device)) s->usual = key;
+    else known.key = 0; /* a tensor whose bytes say something else than its functions: they are asked from now on */
+    return DONE;
+}
+
+/* Its address. */
+static inline int read_handle(const Plan *plan, Slot *s, PyObject *value, uint64_t *address) {
+    void *handle = (char *)value + known.handle, *data = NULL;
+    const char *implementation = *(char **)handle;
+    uint64_t key = 0;
+    if (!implementation) return UNUSUAL;
+    if (known.key) memcpy(&key, implementation + known.key, 8), key &= KEY_MASK;
+    if ((!key || key != s->usual) && !ask_handle(plan, s, handle, key)) return UNUSUAL;
+    if (known.data(handle, &data) || !data) return UNUSUAL;
     *address = (uint64_t)(uintptr_t)data;
     return DONE;
 }
@@ -1085,7 +1195,7 @@ static inline int read_handle(const Plan *plan, Slot *s, PyObject *value, uint64
 static inline int read_usual(const Plan *plan, Slot *s, PyObject *value, const Exchange *api, uint64_t *address) {
     DLTensor view;
     if (api->tensor_from_object(value, &view)) return unusual();
-    uint32_t dtype = view.code | (uint32_t)view.bits << 8 | (uint32_t)view.lanes << 16;
+    uint64_t dtype = view.code | (uint64_t)view.bits << 8 | (uint64_t)view.lanes << 16; /* less than any key_of */
     if (view.device_type != plan->device_type || view.device_id != plan->ordinal || !view.data) return UNUSUAL;
     if (dtype != s->usual) {
         int known = dtype_of(view.code, view.bits, view.lanes);
@@ -1097,75 +1207,85 @@ static inline int read_usual(const Plan *plan, Slot *s, PyObject *value, const E
 }
 
 /*
- * Have what the functions of `handles` read come into the nearest cache, for all tensors at once: behind a launch it is
- * no longer there, and each would be waited for in turn. A TensorImpl takes three lines, of which the last has dtype
- * and device; the first points to the storage.
+ * Have what is read of torch's tensors come into the nearest cache, for all tensors at once: behind a launch it is no
+ * longer there, and each would be waited for in turn. A TensorImpl takes three lines, of which the last has dtype and
+ * device; the first points to the storage.
  */
-static inline void fetch_tensors(const Call *call, const PyTypeObject *tensor) {
-    for (Py_ssize_t i = 0; i < call->count; i++) {
-        PyObject *value = call->args[i];
+static inline void fetch_tensors(PyObject *const *args, Py_ssize_t count, const PyTypeObject *tensor) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *value = args[i];
         if (Py_TYPE(value) != tensor) continue;
-        const char *implementation = *(char **)((char *)value + handles.offset);
+        const char *implementation = *(char **)((char *)value + known.handle);
         __builtin_prefetch(implementation);
         __builtin_prefetch(implementation + 64);
         __builtin_prefetch(implementation + 128);
     }
 }
 
+enum { LOCATED = 1, BY_TORCH = 2 }; /* what pack_usual saw: values on the plan's device, torch's tensors */
+
 /*
- * The arguments that nearly all are, without a call for each: small ints for 32 bits, and tensors with an exchange table
- * that are where and what the last one was. Returns how many it took; what comes then is for `place`.
+ * The arguments that nearly all are, without a call for each: small ints, floats for fp32, and tensors and pointers that
+ * are where and what they should be. Returns how many it took, one for each slot; what comes then is for `place`.
  */
-static inline Py_ssize_t pack_usual(Packing *p, const Call *call, Py_ssize_t i) {
-    const Plan *plan = p->plan;
-    Slot *s = plan->slots + p->position, *end = plan->slots + plan->count;
-    const Exchange *api = tensor_types[0].api;
-    PyTypeObject *tensor = api || handles.offset ? tensor_types[0].type : NULL;
-    unsigned char *data = p->data;
-    int tensors = 0, arrays = 0;
-    if (handles.offset && !i) fetch_tensors(call, tensor);
-    for (; i < call->count && s < end; i++, s++) {
-        PyObject *value = call->args[i];
+static HOT APART Py_ssize_t pack_usual(const Plan *plan, unsigned char *data, int position, PyObject *const *args,
+                                       Py_ssize_t count, int *seen) {
+    Slot *s = plan->slots + position;
+    const Exchange *api = known.exchange;
+    PyTypeObject *const tensor = known.tensor;
+    Py_ssize_t i = 0;
+    if (count > plan->count - position) count = plan->count - position;
+    if (known.handle) fetch_tensors(args, count, tensor);
+    for (; i < count; i++, s++) {
+        PyObject *value = args[i];
         PyTypeObject *type = Py_TYPE(value);
-        uint64_t address;
         if (type == &PyLong_Type) {
             int64_t number;
-            if (s->kind != INTEGER || s->size != 4 || !small(value, &number)) break;
-            if ((uint64_t)(number - s->low) > s->high - (uint64_t)s->low || (uint64_t)number & s->below) break;
-            memcpy(data + s->offset, &number, 4);
-            continue;
-        }
-        if (s->kind != POINTER) break;
-        if (type == tensor) {
-            if (handles.offset ? !read_handle(plan, s, value, &address) : !read_usual(plan, s, value, api, &address)) break;
-            tensors = 1;
-        } else if (type == array_type) {
-            Tensor t;
-            if (!read_array(value, &t) || t.device_type != plan->device_type || t.ordinal != plan->ordinal) break;
-            if (!(s->dtypes >> t.dtype & 1)) break;
-            address = t.address;
-            arrays = 1;
-        } else if (type == pointer_type) {
-            address = address_of(slot_of(value, pointer_offset));
-            if (!address) break; /* or null, for others to look at */
+            if (s->kind != INTEGER || !small(value, &number)) break;
+            if ((number < 0 ? number < s->low : (uint64_t)number > s->high) || (uint64_t)number & s->below) break;
+            if (s->form == FORM(INTEGER, 4)) memcpy(data + s->offset, &number, 4);
+            else if (s->form == FORM(INTEGER, 8)) memcpy(data + s->offset, &number, 8);
+            else break;
+        } else if (s->kind == POINTER) {
+            uint64_t address;
+            if (type == tensor) {
+                if (known.handle ? !read_handle(plan, s, value, &address) : !read_usual(plan, s, value, api, &address))
+                    break;
+                *seen |= LOCATED | BY_TORCH;
+            } else if (type == known.pointer) {
+                address = address_of(slot_of(value, known.pointer_offset));
+                if (!address) break; /* or null, for others to look at */
+            } else if (type == known.array) {
+                Tensor t;
+                if (!read_array(value, &t) || t.device_type != plan->device_type || t.ordinal != plan->ordinal) break;
+                if (!(s->dtypes >> t.dtype & 1)) break;
+                address = t.address;
+                *seen |= LOCATED;
+            } else {
+                break;
+            }
+            if (address & s->below) break;
+            memcpy(data + s->offset, &address, 8);
+        } else if (type == &PyFloat_Type && s->form == FORM(FP32, 4)) {
+            double number = PyFloat_AS_DOUBLE(value);
+            float single = (float)number;
+            if (number != number) break; /* which NaN it becomes is for one place to decide */
+            memcpy(data + s->offset, &single, 4);
         } else {
             break;
         }
-        if (address & s->below) break;
-        memcpy(data + s->offset, &address, 8);
-    }
-    p->position = (int)(s - plan->slots);
-    if (tensors | arrays) p->located = 1;
-    if (tensors) {
-        p->is_torch = 1;
-        p->api = api;
     }
     return i;
 }
 
 static int pack(Packing *p, const Call *call) {
-    int settings = 0;
-    for (Py_ssize_t i = 0; (i = pack_usual(p, call, i)) < call->count; i++) {
+    int settings = 0, seen = 0;
+    for (Py_ssize_t i = 0; i < call->count; i++) {
+        Py_ssize_t taken = pack_usual(p->plan, p->data, p->position, call->args + i, call->count - i, &seen);
+        p->position += (int)taken;
+        if (seen & LOCATED) p->located = 1;
+        if (seen & BY_TORCH) p->is_torch = 1, p->api = known.exchange;
+        if ((i += taken) == call->count) break;
         int found = place(p, call->args[i], 0);
         if (found != DONE) return found;
     }
@@ -1177,13 +1297,13 @@ static int pack(Packing *p, const Call *call) {
     return p->position == p->plan->count;
 }
 
-static void *entry_of(const Plan *plan, unsigned long long id) {
+static APART void *entry_of(const Plan *plan, unsigned long long id) {
     for (int i = 0; i < plan->entry_count; i++)
         if (plan->entries[i].id == id) return plan->entries[i].function;
     return NULL;
 }
 
-static int fail(Plan *plan, const char *what, int status, const unsigned *ctas, uint64_t stream) {
+static APART int fail(Plan *plan, const char *what, int status, const unsigned *ctas, uint64_t stream) {
     PyObject *answer = PyObject_CallFunction(plan->fail, "si(III)K", what, status, ctas[0], ctas[1], ctas[2],
                                              (unsigned long long)stream);
     Py_XDECREF(answer);
@@ -1229,94 +1349,160 @@ static int release_scratch(Plan *plan, PyObject *granted, uint64_t stream) {
     return 1;
 }
 
-static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launches *launches) {
-    unsigned ctas[3];
+/* CTAs along each axis; 0 where a launch of so many is not plainly right. */
+static inline int count_ctas(const Plan *plan, const unsigned *programs, unsigned *ctas) {
     for (int i = 0; i < 3; i++) {
-        uint64_t count = (uint64_t)call->programs[i] * plan->cluster[i];
-        if (count > plan->limit[i]) return UNUSUAL;
+        uint64_t count = (uint64_t)programs[i] * plan->cluster[i];
+        if (count > plan->limit[i]) return 0;
         ctas[i] = (unsigned)count;
     }
+    return 1;
+}
+
+/* What identifies where the thread is, 0 for nowhere: the current context's identity, or a device's ordinal and one. */
+static inline int identify(const Plan *plan, unsigned long long *id) {
+    int status, ordinal = -1;
+    *id = 0;
+    if (plan->by_ordinal) {
+        status = plan->current_device(&ordinal);
+        *id = (unsigned long long)(ordinal + 1);
+    } else {
+        status = plan->identify(NULL, id);
+        if (status == plan->no_context) status = 0, *id = 0;
+    }
+    return !status;
+}
+
+/* Have the plan's context or device be the thread's current one; a status. */
+static int enter(const Plan *plan) {
+    return plan->by_ordinal ? plan->set_device(plan->ordinal) : plan->push(plan->primary);
+}
+
+/* Have that be current again which was before; the status, 0 where nothing was done. */
+static int leave(const Plan *plan, int entered, unsigned long long before) {
+    void *popped;
+    if (!entered) return 0;
+    return plan->by_ordinal ? plan->set_device((int)before - 1) : plan->pop(&popped);
+}
+
+/* torch's current stream on the plan's device. */
+static inline int torch_stream(const Plan *plan, const Exchange *api, uint64_t *stream) {
+    void *current = NULL;
+    int failed;
+    if (known.stream && plan->device_type == known.dlpack_type) {
+        failed = known.stream(plan->ordinal, &current);
+    } else if (api) {
+        failed = api->current_stream(plan->device_type, plan->ordinal, &current);
+    } else {
+        PyObject *ordinal = PyLong_FromLong(plan->ordinal);
+        PyObject *number = ordinal && tensor_stream ? PyObject_CallOneArg(tensor_stream, ordinal) : NULL;
+        Py_XDECREF(ordinal);
+        *stream = number ? PyLong_AsUnsignedLongLong(number) : 0;
+        Py_XDECREF(number);
+        return number && !PyErr_Occurred();
+    }
+    *stream = (uint64_t)(uintptr_t)current;
+    return !failed;
+}
+
+/* A launch with an address for each parameter; out of the way of those that need none. */
+static APART int submit_addresses(const Plan *plan, void *function, const unsigned *ctas,
+                                                      uint64_t stream, unsigned char *data) {
+    void *addresses[MAX_ADDRESSES + 1], *at = (void *)(uintptr_t)stream;
+    const unsigned *block = plan->block;
+    _Alignas(16) unsigned char config[CONFIG_BYTES];
+    int status = 0;
+    for (int i = 0; i < plan->offset_count; i++) addresses[i] = data + plan->offsets[i];
+    addresses[plan->offset_count] = NULL;
+    memcpy(config, plan->config, CONFIG_BYTES);
+    memcpy(config + plan->grid_offset, ctas, 3 * sizeof *ctas);
+    memcpy(config + plan->stream_offset, &stream, 8);
+    Py_BEGIN_ALLOW_THREADS
+    switch (plan->convention) {
+    case CONFIG_AND_ADDRESSES:
+        status = plan->launch(config, function, addresses, NULL);
+        break;
+    case NUMBERS_AND_ADDRESSES:
+        status = plan->launch_numbers(function, ctas[0], ctas[1], ctas[2], block[0], block[1], block[2], plan->shared, at,
+                                      addresses, NULL);
+        break;
+    default:
+        status = plan->launch_cooperative(function, ctas[0], ctas[1], ctas[2], block[0], block[1], block[2],
+                                          plan->shared, at, addresses);
+    }
+    Py_END_ALLOW_THREADS
+    return status;
+}
+
+/* The driver's launch, in the plan's convention; its status. The GIL is given up: the call waits when its queue is full. */
+static inline int submit(const Plan *plan, void *function, const unsigned *ctas, uint64_t stream, unsigned char *data) {
+    int status;
+    if (plan->convention == CONFIG_AND_BUFFER) {
+        _Alignas(16) unsigned char config[CONFIG_BYTES];
+        memcpy(config, plan->config, CONFIG_BYTES);
+        memcpy(config + plan->grid_offset, ctas, 3 * sizeof *ctas);
+        memcpy(config + plan->stream_offset, &stream, 8);
+        size_t bytes = (size_t)plan->bytes;
+        /* CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END (cuda.h) */
+        void *extra[] = {(void *)1, data, (void *)2, &bytes, NULL};
+        launch_function launch = plan->launch;
+        Py_BEGIN_ALLOW_THREADS
+        status = launch(config, function, NULL, bytes ? extra : NULL);
+        Py_END_ALLOW_THREADS
+        return status;
+    }
+    return submit_addresses(plan, function, ctas, stream, data);
+}
+
+/* Everything but what is packed; `other` becomes the plan of the device that it is for, where that is ELSEWHERE. */
+static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launches *launches) {
+    unsigned ctas[3];
+    if (!count_ctas(plan, call->programs, ctas)) return UNUSUAL;
     if (plan->listed) {
         int i = 0;
         while (i < plan->grid_count && memcmp(plan->grids[i], ctas, sizeof ctas)) i++;
         if (i == plan->grid_count) return UNUSUAL;
     }
-    unsigned long long id = 0;
-    int status = plan->identify(NULL, &id);
-    if (status == plan->no_context) id = 0;
-    else if (status) return UNUSUAL;
-    void *function = id ? entry_of(plan, id) : NULL;
-    int pushed = 0;
+    unsigned long long before, id;
+    if (!identify(plan, &before)) return UNUSUAL;
+    void *function = before ? entry_of(plan, before) : NULL;
     if (p->choosing && !p->located) { /* the thread's own device it is then */
         for (int i = 0; i < launches->count && !function; i++)
-            if (id ? entry_of(launches->plans[i], id) != NULL : launches->plans[i]->ordinal == 0) *other = launches->plans[i];
+            if (before ? entry_of(launches->plans[i], before) != NULL : launches->plans[i]->ordinal == 0)
+                *other = launches->plans[i];
         if (*other && *other != plan) return ELSEWHERE;
         if (!function && !*other) return UNUSUAL;
     }
+    int entered = 0, status;
     if (!function) {
         int i = 0;
-        while (i < plan->stranger_count && plan->strangers[i] != id) i++;
-        if (i == plan->stranger_count) return UNUSUAL;
-        if (plan->push(plan->primary)) return UNUSUAL;
-        pushed = 1;
-        if (plan->identify(NULL, &id) || !(function = entry_of(plan, id))) {
-            void *popped;
-            status = plan->pop(&popped);
-            return status ? fail(plan, "cuCtxPopCurrent", status, ctas, call->stream) : UNUSUAL;
+        while (i < plan->stranger_count && plan->strangers[i] != before) i++;
+        if (i == plan->stranger_count || enter(plan)) return UNUSUAL;
+        entered = 1;
+        if (!identify(plan, &id) || !(function = entry_of(plan, id))) {
+            status = leave(plan, entered, before);
+            return status ? fail(plan, "leave", status, ctas, call->stream) : UNUSUAL;
         }
     }
     uint64_t stream = call->stream;
-    int unknown = 0;
-    if (!call->has_stream && p->is_torch) {
-        void *current = NULL;
-        int found = 1;
-        if (handles.stream && plan->device_type == handles.dlpack_type) {
-            found = !handles.stream(plan->ordinal, &current);
-            stream = (uint64_t)(uintptr_t)current;
-        } else if (p->api) {
-            found = !p->api->current_stream(plan->device_type, plan->ordinal, &current);
-            stream = (uint64_t)(uintptr_t)current;
-        } else {
-            PyObject *ordinal = PyLong_FromLong(plan->ordinal);
-            PyObject *number = ordinal && tensor_stream ? PyObject_CallOneArg(tensor_stream, ordinal) : NULL;
-            Py_XDECREF(ordinal);
-            stream = number ? PyLong_AsUnsignedLongLong(number) : 0;
-            found = number && !PyErr_Occurred();
-            Py_XDECREF(number);
-        }
-        unknown = !found;
-    }
-    if (unknown || (pushed && plan->grant) || (p->asked && p->asked != (stream ? stream : 1))) {
+    int known = call->has_stream || !p->is_torch || torch_stream(plan, p->api, &stream);
+    if (!known || (entered && plan->grant) || (p->asked && p->asked != (stream ? stream : 1))) {
         PyErr_Clear();
-        void *popped;
-        status = pushed ? plan->pop(&popped) : 0;
-        return status ? fail(plan, "cuCtxPopCurrent", status, ctas, stream) : UNUSUAL;
+        status = leave(plan, entered, before);
+        return status ? fail(plan, "leave", status, ctas, stream) : UNUSUAL;
     }
     PyObject *granted = NULL;
     if (plan->grant && !(granted = grant_scratch(plan, p->data, ctas, stream))) return FAILED;
-    _Alignas(16) unsigned char config[CONFIG_BYTES];
-    memcpy(config, plan->config, CONFIG_BYTES);
-    memcpy(config + plan->grid_offset, ctas, sizeof ctas);
-    memcpy(config + plan->stream_offset, &stream, 8);
-    size_t bytes = (size_t)plan->bytes;
-    /* CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END (cuda.h); HIP has the same */
-    void *extra[] = {(void *)1, p->data, (void *)2, &bytes, NULL};
-    int popping = 0;
-    Py_BEGIN_ALLOW_THREADS
-    status = plan->launch(config, function, NULL, bytes ? extra : NULL);
-    if (pushed) {
-        void *popped;
-        popping = plan->pop(&popped);
-    }
-    Py_END_ALLOW_THREADS
-    int result = DONE;
-    if (status) result = fail(plan, "cuLaunchKernelEx", status, ctas, stream);
-    else if (popping) result = fail(plan, "cuCtxPopCurrent", popping, ctas, stream);
+    status = submit(plan, function, ctas, stream, p->data);
+    int leaving = leave(plan, entered, before), result = DONE;
+    if (status) result = fail(plan, "launch", status, ctas, stream);
+    else if (leaving) result = fail(plan, "leave", leaving, ctas, stream);
     if (granted && !release_scratch(plan, granted, stream)) result = FAILED;
     return result;
 }
 
-static int launch(Launches *launches, const Call *call) {
+/* A launch of any kind that a plan serves. */
+static APART int launch_any(Launches *launches, const Call *call) {
     Plan *plan = launches->last;
     int choosing = !launches->fixed;
     if (call->device) {
@@ -1346,6 +1532,40 @@ static int launch(Launches *launches, const Call *call) {
         plan = other;
     }
     return UNUSUAL;
+}
+
+/*
+ * The launch that nearly all are: on the device of the last one, which is the thread's own, each argument for a slot and
+ * read by pack_usual. It decides nothing: what it does not do, launch_any does from the start. It is kept short, since
+ * behind the driver's launch most of its instructions have to be fetched from a farther cache.
+ */
+static HOT int launch_usual(Launches *launches, const Call *call) {
+    Plan *plan = launches->last;
+    unsigned ctas[3];
+    unsigned long long id;
+    uint64_t stream = call->stream;
+    int seen = 0;
+    if (!plan || !plan->usual || call->count != plan->count || !count_ctas(plan, call->programs, ctas)) return UNUSUAL;
+    _Alignas(64) unsigned char data[USUAL_BYTES];
+    for (int i = 0; i < plan->bytes; i += 64) memset(data + i, 0, 64);
+    if (pack_usual(plan, data, 0, call->args, call->count, &seen) != call->count) return UNUSUAL;
+    if (!identify(plan, &id) || !id) return UNUSUAL;
+    void *function = plan->entries[0].id == id ? plan->entries[0].function : entry_of(plan, id);
+    if (!function) return UNUSUAL;
+    if (seen & BY_TORCH && !call->has_stream && !torch_stream(plan, known.exchange, &stream)) return unusual();
+    Py_INCREF(plan); /* another thread may drop the plans while the GIL is given up */
+    int status = submit(plan, function, ctas, stream, data);
+    int result = status ? fail(plan, "launch", status, ctas, stream) : DONE;
+    Py_DECREF(plan);
+    return result;
+}
+
+static inline int launch(Launches *launches, const Call *call) {
+    if (!call->names && !call->device) {
+        int found = launch_usual(launches, call);
+        if (found != UNUSUAL) return found;
+    }
+    return launch_any(launches, call);
 }
 
 static int read_size(PyObject *value, unsigned *out) {
@@ -1381,15 +1601,20 @@ static int read_stream(PyObject *stream, Call *call) {
     return call->has_stream = 1;
 }
 
-static int read_settings(Call *call) {
-    for (Py_ssize_t i = 0; call->names && i < PyTuple_GET_SIZE(call->names); i++) {
+/* Read stream and device; names that are nothing else are then forgotten. */
+static APART int read_settings(Call *call) {
+    Py_ssize_t count = PyTuple_GET_SIZE(call->names), settings = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *name = PyTuple_GET_ITEM(call->names, i);
         if (same_name(s_stream, name)) {
             if (!read_stream(call->named[i], call)) return 0;
-        } else if (same_name(s_device, name) && call->named[i] != Py_None) {
-            call->device = call->named[i];
+            settings++;
+        } else if (same_name(s_device, name)) {
+            if (call->named[i] != Py_None) call->device = call->named[i];
+            settings++;
         }
     }
+    if (settings == count) call->names = NULL;
     return 1;
 }
 
@@ -1401,10 +1626,18 @@ typedef struct {
     PyObject *wrapped;
 } Method;
 
-static PyObject *method_call(Method *self, PyObject *const *args, size_t flags, PyObject *names) {
+/* Whether an object has its plans in a slot; the type of the last one that has is known without looking at its bases. */
+static inline int is_launched(PyObject *object) {
+    if (Py_TYPE(object) == known.last_launched) return 1;
+    if (!known.launched || !PyObject_TypeCheck(object, known.launched)) return 0;
+    keep_type(&known.last_launched, (PyObject *)Py_TYPE(object));
+    return 1;
+}
+
+static HOT PyObject *method_call(Method *self, PyObject *const *args, size_t flags, PyObject *names) {
     Py_ssize_t count = PyVectorcall_NARGS(flags);
-    if (count >= 2 && launched_type && PyObject_TypeCheck(args[0], launched_type)) { /* the kernel and the grid */
-        PyObject *launches = *(PyObject **)((char *)args[0] + launched_offset);
+    if (count >= 2 && is_launched(args[0])) { /* the kernel and the grid */
+        PyObject *launches = slot_of(args[0], known.launched_offset);
         if (launches && Py_TYPE(launches) == &Launches_Type && ((Launches *)launches)->last) {
             Call call = {.args = args + 2, .count = count - 2, .named = args + count, .names = names};
             int found = UNUSUAL;
@@ -1487,17 +1720,21 @@ typedef struct {
     int usual;
 } Bound;
 
-static PyObject *bound_call(Bound *self, PyObject *const *args, size_t flags, PyObject *names) {
+/* Whether what was bound is given again: the Python path says so. */
+static APART int has_settings(PyObject *names) {
+    int settings = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) settings |= is_setting(PyTuple_GET_ITEM(names, i));
+    return settings;
+}
+
+static HOT PyObject *bound_call(Bound *self, PyObject *const *args, size_t flags, PyObject *names) {
     if (self->usual && ((Launches *)self->launches)->last) {
         Call call = self->call;
         call.args = args;
         call.count = PyVectorcall_NARGS(flags);
         call.named = args + call.count;
         call.names = names;
-        int settings = 0; /* they were bound: the Python path says so */
-        for (Py_ssize_t i = 0; names && i < PyTuple_GET_SIZE(names); i++)
-            settings |= is_setting(PyTuple_GET_ITEM(names, i));
-        int found = settings ? UNUSUAL : launch((Launches *)self->launches, &call);
+        int found = names && has_settings(names) ? UNUSUAL : launch((Launches *)self->launches, &call);
         if (found == FAILED) return NULL;
         if (found == DONE) Py_RETURN_NONE;
     }
@@ -1558,18 +1795,6 @@ static PyTypeObject Bound_Type = {
 
 /* ---- the module ---------------------------------------------------------------------------------------------- */
 
-static void keep_type(PyTypeObject **where, PyObject *type) {
-    PyTypeObject *old = *where;
-    *where = type == Py_None ? NULL : (PyTypeObject *)Py_NewRef(type);
-    Py_XDECREF(old);
-}
-
-static void keep_object(PyObject **where, PyObject *object) {
-    PyObject *old = *where;
-    *where = object == Py_None ? NULL : Py_NewRef(object);
-    Py_XDECREF(old);
-}
-
 /* Where the objects of a type have a slot; -1, with an error, when it is none. */
 static Py_ssize_t slot_offset(PyObject *type, const char *name) {
     PyObject *member = PyObject_GetAttrString(type, name);
@@ -1590,9 +1815,9 @@ static PyObject *know(PyObject *module, PyObject *args) {
         return NULL;
     Py_ssize_t at[2] = {slot_offset(pointer, "address"), 0};
     if (at[0] < 0 || (at[1] = slot_offset(array, "_native")) < 0) return NULL;
-    pointer_offset = at[0], array_offset = at[1];
-    keep_type(&pointer_type, pointer);
-    keep_type(&array_type, array);
+    known.pointer_offset = at[0], known.array_offset = at[1];
+    keep_type(&known.pointer, pointer);
+    keep_type(&known.array, array);
     keep_type(&descriptor_type, descriptor);
     keep_object(&stream_handle, handle);
     Py_RETURN_NONE;
@@ -1604,8 +1829,8 @@ static PyObject *know_launched(PyObject *module, PyObject *type) {
     if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "expected a type");
     Py_ssize_t at = slot_offset(type, "_launches");
     if (at < 0) return NULL;
-    keep_type(&launched_type, type);
-    launched_offset = at;
+    keep_type(&known.launched, type);
+    known.launched_offset = at;
     Py_RETURN_NONE;
 }
 
@@ -1642,6 +1867,10 @@ static PyObject *know_tensors(PyObject *module, PyObject *args) {
         tensor_type_count++;
     }
     tensor_types[i].api = api;
+    if (!i) {
+        known.exchange = api;
+        known.tensor = api || known.handle ? tensor_types[0].type : NULL;
+    }
     keep_object(&tensor_dtypes, dtypes);
     keep_object(&tensor_stream, stream);
     return PyBool_FromLong(api != NULL);
@@ -1658,27 +1887,29 @@ static PyObject *know_arrays(PyObject *module, PyObject *args) {
 }
 
 static PyObject *know_handles(PyObject *module, PyObject *args) {
-    long long offset;
+    long long offset, key;
     int torch_type, dlpack_type;
     unsigned long long data, device_type, device, dtype, stream;
     const char *numbers;
     Py_ssize_t count;
     (void)module;
-    if (!PyArg_ParseTuple(args, "L(KKKKK)iiy#", &offset, &data, &device_type, &device, &dtype, &stream, &torch_type,
+    if (!PyArg_ParseTuple(args, "(LL)(KKKKK)iiy#", &offset, &key, &data, &device_type, &device, &dtype, &stream, &torch_type,
                           &dlpack_type, &numbers, &count))
         return NULL;
     if (!tensor_type_count || offset < (long long)sizeof(PyObject) || count != sizeof handles.numbers || !data
-        || !device_type || !device || !dtype || offset + 8 > tensor_types[0].type->tp_basicsize)
+        || !device_type || !device || !dtype || key < 0 || key > 248 || offset + 8 > tensor_types[0].type->tp_basicsize)
         return PyErr_Format(PyExc_ValueError, "handles whose numbers do not fit together");
-    handles.data = (handle_pointer)(uintptr_t)data;
+    known.data = (handle_pointer)(uintptr_t)data;
     handles.device_type = (handle_number)(uintptr_t)device_type;
     handles.device = (handle_number)(uintptr_t)device;
     handles.dtype = (handle_number)(uintptr_t)dtype;
-    handles.stream = (handle_stream)(uintptr_t)stream;
-    handles.torch_type = torch_type;
-    handles.dlpack_type = dlpack_type;
+    known.stream = (handle_stream)(uintptr_t)stream;
+    known.torch_type = torch_type;
+    known.dlpack_type = dlpack_type;
     memcpy(handles.numbers, numbers, sizeof handles.numbers);
-    handles.offset = (Py_ssize_t)offset;
+    known.key = (Py_ssize_t)key;
+    known.handle = (Py_ssize_t)offset;
+    known.tensor = tensor_types[0].type;
     Py_RETURN_NONE;
 }
 
@@ -1698,7 +1929,7 @@ static PyMethodDef functions[] = {
     {"know_arrays", know_arrays, METH_VARARGS,
      "know_arrays(is_array, dtypes, dtype): what is read by __cuda_array_interface__, and the numbers of dtypes."},
     {"know_handles", know_handles, METH_VARARGS,
-     "know_handles(offset, functions, torch_type, dlpack_type, numbers): torch's tensors by its C interface."},
+     "know_handles((offset, key), functions, torch_type, dlpack_type, numbers): torch's tensors by its C interface."},
     {"read", read_as_tuple, METH_O, "read(tensor): (address, DLPack device type, ordinal, dtype), or None."},
     {NULL, NULL, 0, NULL}};
 
@@ -1717,7 +1948,10 @@ static int fill(PyObject *module) {
     static const struct { const char *name; int value; } numbers[] = {
         {"POINTER", POINTER}, {"INTEGER", INTEGER}, {"FP16", FP16}, {"BF16", BF16}, {"FP32", FP32}, {"FP64", FP64},
         {"UNTYPED4", UNTYPED4}, {"UNTYPED8", UNTYPED8}, {"TENSOR_MAP", TENSOR_MAP}, {"MAX_PARAMETERS", MAX_PARAMETERS},
-        {"INTERFACE", 2}};  // what launching.py expects of this file: counted up together with its _INTERFACE
+        {"CONFIG_AND_BUFFER", CONFIG_AND_BUFFER}, {"CONFIG_AND_ADDRESSES", CONFIG_AND_ADDRESSES},
+        {"NUMBERS_AND_ADDRESSES", NUMBERS_AND_ADDRESSES},
+        {"COOPERATIVE_NUMBERS_AND_ADDRESSES", COOPERATIVE_NUMBERS_AND_ADDRESSES}, {"MAX_ADDRESSES", MAX_ADDRESSES},
+        {"INTERFACE", 3}};  // what launching.py expects of this file: counted up together with its _INTERFACE
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value)) return -1;
     static PyTypeObject *const types[] = {&Plan_Type, &Launches_Type, &Method_Type, &Bound_Type};

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn", "register"]
 
 #: Of the native launcher; counted up together with the number in _launcher.c.
-_INTERFACE = 2
+_INTERFACE = 3
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -231,6 +231,7 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         fail=direct.fail,
         encode=functools.partial(packer.encoded, driver=direct.driver, device=properties.device),
         scratch=None if scratch is None else (scratch.grant, scratch.release),
+        convention=_native.CONFIG_AND_BUFFER,
     )
 
 

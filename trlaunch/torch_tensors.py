@@ -5,11 +5,17 @@ torch's stable C interface (``torch/csrc/inductor/aoti_torch/c/shim.h``, since t
 dtype of one in a few nanoseconds; its DLPack exchange table takes several times as long, its methods more. Where the
 ``at::Tensor`` lies in the object and what its numbers mean is found out by tensors made here, and each answer is
 compared with that of the method; where any differs, the exchange table or the methods are used.
+
+Dtype and device lie side by side in a ``TensorImpl`` (``data_type_``, ``device_opt_`` of ``c10/core/TensorImpl.h``).
+Where they do is found by the same tensors. The native launcher asks the functions about dtype and device only of
+tensors whose bytes there are not those of one that it asked about before; where bytes and functions contradict each
+other, it keeps to asking.
 """
 
 from __future__ import annotations
 
 import ctypes
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,7 @@ _READERS = (
     ("aoti_torch_get_dtype", ctypes.c_int32),
 )
 _SCALAR_TYPES = 64
+_REFERENCE_COUNTS, _SMALLEST_TENSOR_IMPL = 16, 192  # bytes: what comes first in a TensorImpl, and torch 2.2's to 2.14's
 
 
 def torch_dtypes(torch: Any) -> dict[Any, int]:
@@ -33,10 +40,11 @@ def torch_dtypes(torch: Any) -> dict[Any, int]:
     return {kind: numbers[name] for kind, name in named.items() if name in numbers}
 
 
-def torch_handles(torch: Any) -> tuple[int, tuple[int, ...], int, int, bytes] | None:
+def torch_handles(torch: Any) -> tuple[tuple[int, int], tuple[int, ...], int, int, bytes] | None:
     """What ``_launcher.know_handles`` takes: ``None`` where this torch cannot be read so, as far as can be told now.
 
-    The offset of the ``at::Tensor`` in a tensor; the addresses of the functions that read data, device type, device and
+    The offsets of the ``at::Tensor`` in a tensor and of dtype and device in what that points to, 0 where they were not
+    found; the addresses of the functions that read data, device type, device and
     dtype of one, and of that for the current stream, or 0; torch's and DLPack's number of the GPU; for each of torch's
     ``ScalarType`` the number of `dlpack_numbers`, 255 for none.
     """
@@ -55,14 +63,16 @@ def torch_handles(torch: Any) -> tuple[int, tuple[int, ...], int, int, bytes] | 
     if offset is None:
         return None
     numbers = bytearray(b"\xff" * _SCALAR_TYPES)
+    keys: list[tuple[Any, bytes]] = []
     for probe, dtype in probes:
-        answers = [_read(function, id(probe) + offset, kind) for function, kind in readers]
-        if answers[:2] != [probe.data_ptr(), host] or not 0 <= (answers[3] or 0) < _SCALAR_TYPES:
+        data, device_type, index, scalar_type = (_read(f, id(probe) + offset, kind) for f, kind in readers)
+        if [data, device_type] != [probe.data_ptr(), host] or not 0 <= (scalar_type or 0) < _SCALAR_TYPES:
             return None
-        numbers[answers[3] or 0] = dtypes[dtype]
+        numbers[scalar_type or 0] = dtypes[dtype]
+        keys.append((probe, struct.pack("<HBbB", scalar_type or 0, host, index or 0, True)))
     functions = [_address(function) for function, _ in readers]
     hip = getattr(getattr(torch, "version", None), "hip", None) is not None
-    return offset, (*functions, _stream(torch, folder)), gpu, 10 if hip else 2, bytes(numbers)
+    return (offset, _key_offset(keys)), (*functions, _stream(torch, folder)), gpu, 10 if hip else 2, bytes(numbers)
 
 
 def _offset(probes: list[Any], size: int) -> int | None:
@@ -71,6 +81,14 @@ def _offset(probes: list[Any], size: int) -> int | None:
         if all(ctypes.c_uint64.from_address(id(probe) + offset).value == probe._cdata for probe in probes):
             return offset
     return None
+
+
+def _key_offset(keys: list[tuple[Any, bytes]]) -> int:
+    """Where each ``TensorImpl`` has these bytes: its dtype, device type and index, and that it has a device; or 0."""
+    for offset in range(_REFERENCE_COUNTS, _SMALLEST_TENSOR_IMPL - 7, 8):
+        if all(ctypes.string_at(probe._cdata + offset, len(key)) == key for probe, key in keys):
+            return offset
+    return 0
 
 
 def _read(function: Any, handle: int, kind: Any) -> int | None:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
@@ -77,6 +77,7 @@ class DirectLaunch:
         Size of its parameter buffer.
     """
 
+    CALLS: ClassVar[dict[str, str]] = {"launch": "cuLaunchKernelEx", "leave": "cuCtxPopCurrent"}
     no_context = INVALID_CONTEXT
     device_type = 2  # kDLCUDA of dlpack.h
     grid_offset: int = _Config.grid.offset
@@ -140,11 +141,11 @@ class DirectLaunch:
 
         return owned
 
-    def fail(self, call: str, status: int, grid: tuple[int, int, int], stream: int) -> None:
-        """Raise the `DriverError` of a launch."""
+    def fail(self, step: str, status: int, grid: tuple[int, int, int], stream: int) -> None:
+        """Raise the `DriverError` of a launch, or of what comes after it (`step` is a key of `CALLS`)."""
         config = replace(self.config, grid=grid, stream=stream)
         raise self.driver.calls.error(
-            call,
+            self.CALLS[step],
             status,
             f"launching {self.function.name!r} on {self.function.device} with {config} "
             f"and {self.nbytes} bytes of parameters",
@@ -183,7 +184,7 @@ class DirectLaunch:
                 except UNKNOWN_STATUS as error:
                     raise driver.calls.unknown("cuLaunchKernelEx", error) from error
                 if status:
-                    self.fail("cuLaunchKernelEx", int(status), grid, stream)
+                    self.fail("launch", int(status), grid, stream)
                 return True
 
             return launch if scratch is None else _scratched(launch, scratch, grid, stream)
