@@ -6,7 +6,8 @@ waiting; figures are medians over the rounds. What a kernel stores is compared b
 as a program would call it, argument by argument, from a loop of its own.
 
 The floor is the quickest of four C loops with everything packed before: over ``cuLaunchKernel`` and
-``cuLaunchKernelEx``, with the parameters in one buffer and by an address each. Without a C compiler it is
+``cuLaunchKernelEx``, with the parameters in one buffer and by an address each. The last column is the ratio to the
+quicker of the two over ``cuLaunchKernel``, the call that most launchers use. Without a C compiler the floor is
 ``cuda.bindings`` with arguments packed before. The kernels (``launches/kernels.py``) take no argument, 5 fp32 tensors
 with 9 ints (and 5 constexprs, which Triton's own launchers are passed too), 19 and 58 arguments, and a tensor
 descriptor, whose map is kept or encoded anew for each launch.
@@ -117,18 +118,21 @@ def report(s: Subject, floors: list[Way], ways: list[Way], missing: dict[str, st
     medians = {way.name: statistics.median(way.times) for way in (*floors, *ways)}
     base = min(floors or ways[:1], key=lambda way: medians[way.name])
     floor = medians[base.name]
+    usual = min((medians[way.name] for way in floors if "cuLaunchKernel," in way.name), default=floor)
     print(f"\n{SUBJECTS[s.name][2]}; the floor is {base.name}")
-    print(f"  {'way':58} {'us':>7} {'above':>7} {'ratio':>6}  quarters of the rounds")
+    print(f"  {'way':58} {'us':>7} {'above':>7} {'ratio':>6}  {'quarters of the rounds':22}  of cuLaunchKernel")
     for way in sorted((*floors, *ways), key=lambda way: medians[way.name]):
         us = medians[way.name]
         low, _, high = statistics.quantiles(way.times, n=4)
-        print(f"  {way.name:58} {us:7.3f} {us - floor:+7.3f} {us / floor:6.3f}  {low:.2f} - {high:.2f}")
+        quarters = f"{low:.2f} - {high:.2f}"
+        print(f"  {way.name:58} {us:7.3f} {us - floor:+7.3f} {us / floor:6.3f}  {quarters:22}  {us / usual:.3f}")
     for left_out, reason in missing.items():
         print(f"  not measured: {left_out} ({reason.splitlines()[0] if reason else 'no reason'})")
     figures = {
         way.name: {
             "median": medians[way.name],
             "ratio": medians[way.name] / floor,
+            "ratio_to_cuLaunchKernel": medians[way.name] / usual,
             "above": medians[way.name] - floor,
             "rounds": way.times,
         }
