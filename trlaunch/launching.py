@@ -191,6 +191,8 @@ def _teach(known: Any, plan: Any, function: Function, device: Any) -> None:
 
 def _native_plan(direct: DirectLaunch, packer: Packer, properties: DeviceProperties) -> Any:
     """A plan of the native launcher, ``None`` for a kernel that it does not serve."""
+    if not direct.native:
+        return None
     config = direct.config
     template = direct.template()
     size = packer.signature.param_bytes
@@ -224,7 +226,7 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         primary=direct.primary,
         no_context=direct.no_context,
         cluster=config.cluster,
-        limit=properties.max_grid,
+        limit=direct.limit(properties),
         listed=config.cooperative,
         place=(direct.device_type, properties.device.ordinal),
         keep=direct,

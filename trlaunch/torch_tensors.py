@@ -15,7 +15,7 @@ from typing import Any
 
 from trlaunch.tensors import dlpack_numbers, dtype_name
 
-__all__ = ["torch_dtypes", "torch_handles"]
+__all__ = ["torch_device_type", "torch_dtypes", "torch_handles"]
 
 _READERS = (
     ("aoti_torch_get_data_ptr", ctypes.c_void_p),
@@ -31,6 +31,11 @@ def torch_dtypes(torch: Any) -> dict[Any, int]:
     numbers = dlpack_numbers()
     named = {kind: dtype_name(kind) for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
     return {kind: numbers[name] for kind, name in named.items() if name in numbers}
+
+
+def torch_device_type(torch: Any) -> int:
+    """DLPack's number of the devices that torch calls ``cuda``: 10 (kDLROCM) or 2 (kDLCUDA), by its build."""
+    return 2 if getattr(getattr(torch, "version", None), "hip", None) is None else 10
 
 
 def torch_handles(torch: Any) -> tuple[int, tuple[int, ...], int, int, bytes] | None:
@@ -61,8 +66,7 @@ def torch_handles(torch: Any) -> tuple[int, tuple[int, ...], int, int, bytes] | 
             return None
         numbers[answers[3] or 0] = dtypes[dtype]
     functions = [_address(function) for function, _ in readers]
-    hip = getattr(getattr(torch, "version", None), "hip", None) is not None
-    return offset, (*functions, _stream(torch, folder)), gpu, 10 if hip else 2, bytes(numbers)
+    return offset, (*functions, _stream(torch, folder)), gpu, torch_device_type(torch), bytes(numbers)
 
 
 def _offset(probes: list[Any], size: int) -> int | None:

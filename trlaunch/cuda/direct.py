@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
-from trlaunch.driver import Function, LaunchConfig, PackedArguments
+from trlaunch.driver import DeviceProperties, Function, LaunchConfig, PackedArguments
 from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class DirectLaunch:
         Size of its parameter buffer.
     """
 
+    native = True  # whether the native launcher knows how this driver is called
     no_context = INVALID_CONTEXT
     device_type = 2  # kDLCUDA of dlpack.h
     grid_offset: int = _Config.grid.offset
@@ -100,6 +101,10 @@ class DirectLaunch:
     def primary(self) -> int:
         """Handle of the device's primary context, retained."""
         return int(self.driver.contexts.primary(self.function.device.ordinal))
+
+    def limit(self, properties: DeviceProperties) -> tuple[int, int, int]:
+        """The largest grid, in CTAs along each axis."""
+        return properties.max_grid
 
     def template(self) -> bytes | None:
         """Bytes of the ``CUlaunchConfig``; `made` owns the attributes that they point to.
@@ -186,32 +191,10 @@ class DirectLaunch:
                     self.fail("cuLaunchKernelEx", int(status), grid, stream)
                 return True
 
-            return launch if scratch is None else _scratched(launch, scratch, grid, stream)
+            return launch if scratch is None else scratch.around(launch, grid, stream)
 
         return configure
 
     def push(self, grid: tuple[int, int, int], stream: int, data: bytes) -> None:
         """Launch from a thread whose current context is not of this device."""
         self.driver.launch(self.function, replace(self.config, grid=grid, stream=stream), PackedArguments(data))
-
-
-def _scratched(
-    launch: Callable[[Callable[..., None], Any], bool], scratch: Scratch, grid: tuple[int, int, int], stream: int
-) -> Callable[[Callable[..., None], Any], bool]:
-    """The same launch with scratch allocated before and given back behind it."""
-
-    def launch_with_scratch(pack_into: Callable[..., None], values: Any) -> bool:
-        granted: list[tuple[int, int]] = []
-
-        def pack_with_scratch(view: memoryview, at: int, *values: Any) -> None:
-            pack_into(view, at, *values)
-            granted.extend(scratch.grant(grid, stream))
-            for offset, address in granted:
-                view[at + offset : at + offset + 8] = address.to_bytes(8, "little")
-
-        try:
-            return launch(pack_with_scratch, values)
-        finally:
-            scratch.release(granted, stream)
-
-    return launch_with_scratch
