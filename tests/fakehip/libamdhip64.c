@@ -43,6 +43,7 @@ typedef struct { char *text; size_t size; const char *name; } Record;
 
 static void put(Record *r, const char *format, ...) {
     va_list list;
+    if (!log_file) return;
     va_start(list, format);
     int n = vsnprintf(NULL, 0, format, list);
     va_end(list);
@@ -79,6 +80,20 @@ static int injected(const char *name) {
         if (--f->after == 0) { f->after = -1; return f->status; }
     }
     return SUCCESS;
+}
+
+/* Control function for the process under test: fail the n-th next call of that name (0: every one); status 0 heals. */
+void fakehip_fail(const char *name, int status, int nth) {
+    pthread_mutex_lock(&lock);
+    int i = 0;
+    while (i < failure_count && strcmp(failures[i].name, name)) i++;
+    if (i < (int)(sizeof failures / sizeof *failures)) {
+        snprintf(failures[i].name, sizeof failures[i].name, "%s", name);
+        failures[i].status = status;
+        failures[i].after = status ? nth : -1;
+        if (i == failure_count) failure_count++;
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 static Record begin(const char *name) {

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, TrlaunchError
-from trlaunch.hip.bindings import filled, missing_device
+from trlaunch.hip.bindings import address, filled, missing_device
 
 __all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "visible_devices"]
 
@@ -127,6 +127,10 @@ class Calls:
         if status:
             raise self.error(call, int(status))
         return made
+
+    def address(self, call: str) -> int:
+        """Address of a function in the library that hip-python has loaded; 0 where it has none of that name."""
+        return address(call)
 
     def has(self, call: str) -> bool:
         """Whether this hip-python has a function."""
