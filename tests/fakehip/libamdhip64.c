@@ -231,7 +231,7 @@ static const struct { const char *name; unsigned machine; unsigned lds; int wave
 };
 
 enum { UNREGISTERED = 0, HOST = 1, DEVICE = 2 };
-typedef struct Block { char *start; size_t size; int device, pooled; struct Block *next; } Block;
+typedef struct Block { char *start; size_t size; int device, kind; struct Block *next; } Block; /* kind: HOST, DEVICE */
 static Block *blocks;
 
 static Block *find(const void *at) {
@@ -239,17 +239,18 @@ static Block *find(const void *at) {
     return NULL;
 }
 
-static void *track(size_t size, int pooled) {
+static void *track(size_t size, void *start) { /* of the host, when it is there already */
     Block *b = malloc(sizeof *b);
-    void *start = aligned_alloc(4096, (size + 4095) & ~(size_t)4095);
-    *b = (Block){start, size, device, pooled, blocks};
+    int kind = start ? HOST : DEVICE;
+    if (!start) start = aligned_alloc(4096, (size + 4095) & ~(size_t)4095);
+    *b = (Block){start, size, device, kind, blocks};
     blocks = b;
     return start;
 }
 
 static int release(void *at) {
     for (Block **b = &blocks; *b; b = &(*b)->next)
-        if ((*b)->start == (char *)at) {
+        if ((*b)->start == (char *)at && (*b)->kind == DEVICE) {
             Block *gone = *b;
             *b = gone->next;
             free(gone->start);
@@ -627,7 +628,7 @@ hipError_t hipMalloc(void **out, size_t size) {
     CALL("hipMalloc");
     number(&r, "size", size);
     REFUSE_IF(size > (size_t)1 << 40, OUT_OF_MEMORY);
-    *out = track(size, 0);
+    *out = track(size, NULL);
     address(&r, "address", *out);
     return end(&r, SUCCESS);
 }
@@ -636,6 +637,15 @@ hipError_t hipFree(void *at) {
     CALL("hipFree");
     address(&r, "address", at);
     return end(&r, release(at) ? SUCCESS : INVALID_VALUE);
+}
+
+hipError_t hipHostRegister(void *at, size_t size, unsigned flags) {
+    CALL("hipHostRegister");
+    address(&r, "address", at);
+    number(&r, "size", size);
+    number(&r, "flags", flags);
+    track(size, at);
+    return end(&r, SUCCESS);
 }
 
 typedef struct { int type, handles, location_type, location_id; } PoolProperties; /* the beginning of hipMemPoolProps */
@@ -667,7 +677,7 @@ hipError_t hipMallocFromPoolAsync(void **out, size_t size, void *pool, void *str
     number(&r, "size", size);
     address(&r, "stream", stream);
     REFUSE_IF(!known(pool, 'p'), INVALID_HANDLE);
-    *out = track(size, 1);
+    *out = track(size, NULL);
     address(&r, "address", *out);
     return end(&r, stream_status(stream));
 }
@@ -676,7 +686,7 @@ hipError_t hipMallocAsync(void **out, size_t size, void *stream) {
     CALL("hipMallocAsync");
     number(&r, "size", size);
     address(&r, "stream", stream);
-    *out = track(size, 1);
+    *out = track(size, NULL);
     address(&r, "address", *out);
     return end(&r, stream_status(stream));
 }
@@ -735,9 +745,20 @@ hipError_t hipPointerGetAttribute(void *out, int attribute, const void *pointer)
     number(&r, "attribute", attribute);
     const Block *b = find(pointer);
     REFUSE_IF(!b, INVALID_VALUE);
-    if (attribute == 2) *(int *)out = DEVICE;          /* HIP_POINTER_ATTRIBUTE_MEMORY_TYPE */
+    if (attribute == 2) *(int *)out = b->kind;         /* HIP_POINTER_ATTRIBUTE_MEMORY_TYPE */
     else if (attribute == 9) *(int *)out = b->device;  /* HIP_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
     else return end(&r, INVALID_VALUE);
+    return end(&r, SUCCESS);
+}
+
+hipError_t hipDrvPointerGetAttributes(unsigned count, const int *attributes, void **values, const void *pointer) {
+    CALL("hipDrvPointerGetAttributes");
+    address(&r, "address", pointer);
+    const Block *b = find(pointer);
+    for (unsigned i = 0; i < count; i++) /* memory that is not known has type 0, as with cuPointerGetAttributes */
+        if (attributes[i] == 2) *(int *)values[i] = b ? b->kind : UNREGISTERED;
+        else if (attributes[i] == 9) *(int *)values[i] = b ? b->device : -1;
+        else return end(&r, INVALID_VALUE);
     return end(&r, SUCCESS);
 }
 
