@@ -3,7 +3,8 @@
 `Kernel.launch` explains: it looks at everything and says what is wrong. After its first launch on a device the kernel
 has a plan, which packs arguments that are plainly right and launches; whatever is not (and all that is wrong) goes back
 to the explaining path. A plan is native where ``trlaunch._launcher`` was built, else it is a generated Python function.
-``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither.
+``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither. Kernels for AMD have generated
+ones alone.
 
 Both do the same: they take torch's tensors, arrays with ``__cuda_array_interface__`` (CuPy, numba-cuda), trlaunch's own
 and `trlaunch.Pointer`, tensor descriptors over any of them, ints and floats; the native one also tuples and keywords.

@@ -58,7 +58,7 @@ for name in ("cooperative_kernel", "cluster_kernel", "matmul_kernel"):
 """
     lines, long, short = hip_same(fakehip, mode, script, devices=(125,))
     assert short < long - 20
-    assert sum(line == "None" for line in lines) > 40
+    assert sum(line == "None" for line in lines) > 25  # hip-python 6.4 has no clusters
 
 
 def test_descriptors_in_their_parts_are_left_to_the_explaining_path(fakehip, mode):
