@@ -76,13 +76,13 @@ class Held(ctypes.Structure):  # it has the address of these fields inside of it
                 ("gap", ctypes.c_int), ("key", ctypes.c_uint64))
     def __init__(self, address): super().__init__(address, 1, 0, 6, 0, 6 | 1 << 16 | 1 << 32)
 if sys.argv[2].startswith(("handles", "keyed")):
-    n.know_tensors(Held, {}, int)
+    n.know_tensors(Held, {}, int, 2)
     address = lambda name: ctypes.cast(getattr(driver, "held_" + name), ctypes.c_void_p).value
     readers = tuple(map(address, ("data", "type", "device", "dtype", "stream")))
     key = 24 if sys.argv[2].startswith("keyed") else 0
     n.know_handles((object.__basicsize__, key), readers, 1, 2, bytes([255] * 6 + [10] + [255] * 57))
 else:
-    assert n.know_tensors(Tensor, {}, int)
+    assert n.know_tensors(Tensor, {}, int, 2)
 
 class Launched:
     __slots__ = ("_launches",)

@@ -75,7 +75,7 @@ typedef struct {
 _Static_assert(sizeof(DLTensor) == 48 && offsetof(DLTensor, byte_offset) == 40, "DLTensor of dlpack.h");
 _Static_assert(sizeof(Exchange) == 56, "DLPackExchangeAPI of dlpack.h");
 
-enum { EXCHANGE_MAJOR = 1, KDLCUDA = 2, FP32_NUMBER = 2 * 4 + 2 };
+enum { EXCHANGE_MAJOR = 1, FP32_NUMBER = 2 * 4 + 2 };
 
 /* DLPack's code and bits as one small number, the bit of a mask: code * 4 + log2(bytes). -1: none. */
 static int dtype_of(uint8_t code, uint8_t bits, uint16_t lanes) {
@@ -129,6 +129,7 @@ static struct { PyTypeObject *type; const Exchange *api; } tensor_types[MAX_TYPE
 static int tensor_type_count;
 static PyObject *tensor_dtypes;  /* dict: torch dtype -> number of dtype_of */
 static PyObject *tensor_stream;  /* torch's function: device ordinal -> handle */
+static int tensor_device_type;   /* of the devices that torch calls cuda, as DLPack has it */
 /* Types of arrays that are read by __cuda_array_interface__, and what tells of the next ones (trlaunch.launch_slots). */
 static PyTypeObject *array_types[MAX_ARRAY_TYPES];
 static int array_type_count;
@@ -299,7 +300,7 @@ static void plan_dealloc(Plan *self) {
 }
 
 /* Where every parameter is in the buffer, and the numbers of a launch that are no arguments: ([offsets], block, shared). */
-static int read_addresses(Plan *self, PyObject *given) {
+static int read_parameters(Plan *self, PyObject *given) {
     PyObject *offsets;
     if (!PyArg_ParseTuple(given, "O!(III)I", &PyList_Type, &offsets, &self->block[0], &self->block[1], &self->block[2],
                           &self->shared))
@@ -319,8 +320,8 @@ static int read_addresses(Plan *self, PyObject *given) {
 static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"slots", "bytes", "config", "grid_offset", "stream_offset", "functions", "primary",
         "no_context", "cluster", "limit", "listed", "place", "keep", "fail", "encode", "scratch", "convention",
-        "addresses", NULL};
-    PyObject *slots, *keep, *fail, *encode, *scratch = Py_None, *addresses = Py_None;
+        "parameters", NULL};
+    PyObject *slots, *keep, *fail, *encode, *scratch = Py_None, *parameters = Py_None;
     Py_buffer config;
     unsigned long long launch, identify, push, pop, encode_tiled, owner, primary;
     if (self->slots) {
@@ -331,7 +332,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
             &slots, &self->bytes, &config, &self->grid_offset, &self->stream_offset, &launch, &identify, &push, &pop,
             &encode_tiled, &owner, &primary, &self->no_context, &self->cluster[0], &self->cluster[1], &self->cluster[2],
             &self->limit[0], &self->limit[1], &self->limit[2], &self->listed, &self->device_type, &self->ordinal, &keep,
-            &fail, &encode, &scratch, &self->convention, &addresses))
+            &fail, &encode, &scratch, &self->convention, &parameters))
         return -1;
     int fits = config.len <= CONFIG_BYTES && self->grid_offset >= 0 && self->grid_offset + 12 <= config.len
         && self->stream_offset >= 0 && self->stream_offset + 8 <= config.len
@@ -343,7 +344,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
     if (self->by_ordinal) {
         self->current_device = (current_device_function)(uintptr_t)identify;
         self->set_device = (set_device_function)(uintptr_t)push;
-        if (addresses == Py_None || !read_addresses(self, addresses)) fits = 0;
+        if (parameters == Py_None || !read_parameters(self, parameters)) fits = 0;
         if (PyErr_Occurred()) return -1;
     } else {
         self->identify = (identify_function)(uintptr_t)identify;
@@ -417,6 +418,7 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
 static PyObject *plan_add_entry(Plan *self, PyObject *args) {
     unsigned long long id, function;
     if (!PyArg_ParseTuple(args, "KK", &id, &function)) return NULL;
+    id += (unsigned)self->by_ordinal; /* as `identify` has it */
     for (int i = 0; i < self->entry_count; i++) if (self->entries[i].id == id) Py_RETURN_NONE;
     /* Full: the oldest goes. Identities are never used twice, so that it can only be missed, not mistaken. */
     if (self->entry_count == MAX_ENTRIES)
@@ -430,6 +432,7 @@ static PyObject *plan_add_entry(Plan *self, PyObject *args) {
 static PyObject *plan_add_stranger(Plan *self, PyObject *arg) {
     unsigned long long id = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) return NULL;
+    id += (unsigned)self->by_ordinal;
     for (int i = 0; i < self->stranger_count; i++) if (self->strangers[i] == id) Py_RETURN_NONE;
     if (self->stranger_count == MAX_ENTRIES)
         memmove(&self->strangers[0], &self->strangers[1], sizeof self->strangers[0] * --self->stranger_count);
@@ -660,7 +663,7 @@ static int read_by_methods(PyObject *object, Tensor *out) {
     if (!known) return unusual();
     out->dtype = (int)PyLong_AsLong(known);
     out->ordinal = (int)ordinal;
-    out->device_type = KDLCUDA;
+    out->device_type = tensor_device_type;
     return DONE;
 }
 
@@ -1857,7 +1860,8 @@ static const Exchange *table_of(PyObject *type) {
 static PyObject *know_tensors(PyObject *module, PyObject *args) {
     PyObject *type, *dtypes, *stream;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!O", &PyType_Type, &type, &PyDict_Type, &dtypes, &stream)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!O!Oi", &PyType_Type, &type, &PyDict_Type, &dtypes, &stream, &tensor_device_type))
+        return NULL;
     const Exchange *api = table_of(type);
     int i = 0;
     while (i < tensor_type_count && tensor_types[i].type != (PyTypeObject *)type) i++;
@@ -1925,7 +1929,7 @@ static PyMethodDef functions[] = {
     {"know_launched", know_launched, METH_O, "know_launched(type): of kernels, which have their plans in a slot."},
     {"know_descriptor", know_descriptor, METH_O, "know_descriptor(type): Triton's TensorDescriptor."},
     {"know_tensors", know_tensors, METH_VARARGS,
-     "know_tensors(type, dtypes, current_stream): torch's tensors. Whether they are read by the exchange table."},
+     "know_tensors(type, dtypes, current_stream, device_type): torch's tensors. Whether they are read by the exchange table."},
     {"know_arrays", know_arrays, METH_VARARGS,
      "know_arrays(is_array, dtypes, dtype): what is read by __cuda_array_interface__, and the numbers of dtypes."},
     {"know_handles", know_handles, METH_VARARGS,

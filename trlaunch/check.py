@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
-from trlaunch.check_amd import kernarg, registers, wave
+from trlaunch.check_amd import kernarg, registers, wave, work_items
 from trlaunch.finding import Finding, Report, Subject
 from trlaunch.shared_bound import shared_lower_bound
 from trlaunch.target import Target
@@ -22,7 +22,6 @@ __all__ = ["Finding", "Report", "Subject", "audit", "audit_grid", "runs_on"]
 _PARAM_LIMIT = 32764
 _PORTABLE_CLUSTER, _LARGEST_CLUSTER = 8, 16  # CUDA C++ Programming Guide, thread block clusters
 _TMEM_COLUMNS = 512  # PTX ISA, tcgen05.alloc
-_WORK_ITEMS = 2**32 - 1  # threads along an axis: grid_size_x of the AQL dispatch packet (HSA runtime specification)
 
 
 def audit(subject: Subject) -> tuple[Finding, ...]:
@@ -414,16 +413,8 @@ def audit_grid(
                     "put the large axis on x, or loop in the kernel",
                 )
             )
-    threads = subject.threads or 1
-    if subject.device.target.backend == "hip" and grid[0] * threads > _WORK_ITEMS:
-        findings.append(
-            Finding(
-                "grid",
-                "error",
-                f"{grid[0]} CTAs of {threads} threads are {grid[0] * threads} along x, HIP counts them in 32 bits",
-                "put a part of the axis on y, or loop in the kernel",
-            )
-        )
+    if subject.device.target.backend == "hip":
+        findings += work_items(subject, grid[0])
     if cooperative and occupancy is not None and not findings:
         each = occupancy()
         limit, total = each * subject.device.multiprocessors, math.prod(grid)

@@ -1,4 +1,4 @@
-"""Rules of the audit that only code for AMD has: wavefronts, vector registers, the kernarg segment."""
+"""Rules of the audit that only code for AMD has: wavefronts, vector registers, the kernarg segment, the grid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from trlaunch.finding import Finding, Subject
 
-__all__ = ["kernarg", "registers", "wave"]
+__all__ = ["kernarg", "registers", "wave", "work_items"]
 
 
 def wave(s: Subject) -> Iterator[Finding]:
@@ -76,3 +76,17 @@ def kernarg(s: Subject) -> Iterator[Finding]:
                 f"{param.label} of {param.size} bytes lies at offset {param.offset} of the kernarg segment",
                 "the image is damaged",
             )
+
+
+def work_items(s: Subject, ctas: int) -> Iterator[Finding]:
+    """The threads along x, of which there are `ctas` CTAs."""
+    from trlaunch.hip.note import WORK_ITEMS
+
+    threads = s.threads or 1
+    if ctas * threads > WORK_ITEMS:
+        yield Finding(
+            "grid",
+            "error",
+            f"{ctas} CTAs of {threads} threads are {ctas * threads} along x, HIP counts them in 32 bits",
+            "put a part of the axis on y, or loop in the kernel",
+        )

@@ -15,7 +15,7 @@ from trlaunch.scalars import SCALARS, bfloat16_bits
 from trlaunch.signature import Param
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import Pointer, contiguous_strides
-from trlaunch.torch_tensors import torch_dtypes
+from trlaunch.torch_tensors import torch_device_type, torch_dtypes
 
 if TYPE_CHECKING:
     from trlaunch.driver import DeviceProperties, LaunchConfig
@@ -75,7 +75,8 @@ class GeneratedPlan:
     def refresh(self) -> None:
         """Take torch's tensors and Triton's descriptors too, once these were imported."""
         torch = sys.modules.get("torch")
-        if not hasattr(getattr(torch, "_C", None), "_cuda_getCurrentRawStream"):
+        known = hasattr(getattr(torch, "_C", None), "_cuda_getCurrentRawStream")
+        if not known or torch_device_type(torch) != self.direct.device_type:
             torch = self.torch
         triton = getattr(sys.modules.get("triton.tools.tensor_descriptor"), "TensorDescriptor", self.triton)
         if torch is not self.torch or triton is not self.triton:
@@ -142,7 +143,7 @@ class GeneratedPlan:
         # None of these refers to the plan: it must go, and the kernel's module with it, when the kernel does.
         configured: dict[Any, Any] = {}
         direct = self.direct
-        ctas_of = functools.partial(_ctas, direct.config, self.properties.max_grid, self.grids)
+        ctas_of = functools.partial(_ctas, direct.config, direct.limit(self.properties), self.grids)
 
         def push(grid: Any, stream: int, packed: tuple[Any, ...]) -> bool:
             ctas = ctas_of(grid)

@@ -6,7 +6,7 @@ them derive from a signature or keep about foreign types is here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trlaunch.driver import Driver
@@ -73,6 +73,27 @@ class Scratch:
         """Give back what `grant` gave."""
         for _, address in granted:
             self.driver.free_scratch(address, self.ordinal, stream)
+
+    def around(
+        self, launch: Callable[[Callable[..., None], Any], bool], ctas: tuple[int, int, int], stream: int
+    ) -> Callable[[Callable[..., None], Any], bool]:
+        """The launch of a plan with scratch allocated before and given back behind it."""
+
+        def launch_with_scratch(pack_into: Callable[..., None], values: Any) -> bool:
+            granted: list[tuple[int, int]] = []
+
+            def pack_with_scratch(view: memoryview, at: int, *values: Any) -> None:
+                pack_into(view, at, *values)
+                granted.extend(self.grant(ctas, stream))
+                for offset, address in granted:
+                    view[at + offset : at + offset + 8] = address.to_bytes(8, "little")
+
+            try:
+                return launch(pack_with_scratch, values)
+            finally:
+                self.release(granted, stream)
+
+        return launch_with_scratch
 
 
 def dtype_mask(param: Param) -> int:

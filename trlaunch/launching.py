@@ -3,7 +3,8 @@
 `Kernel.launch` explains: it looks at everything and says what is wrong. After its first launch on a device the kernel
 has a plan, which packs arguments that are plainly right and launches; whatever is not (and all that is wrong) goes back
 to the explaining path. A plan is native where ``trlaunch._launcher`` was built, else it is a generated Python function.
-``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither.
+``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither. Kernels for AMD have generated
+ones alone.
 
 Both do the same: they take torch's tensors, arrays with ``__cuda_array_interface__`` (CuPy, numba-cuda), trlaunch's own
 and `trlaunch.Pointer`, tensor descriptors over any of them, ints and floats; the native one also tuples and keywords.
@@ -26,7 +27,7 @@ from trlaunch.launch_slots import ARRAY_DTYPES, Scratch, array_dtype, dtype_mask
 from trlaunch.memory import DeviceArray
 from trlaunch.tensor_descriptor import TensorDescriptor
 from trlaunch.tensors import Pointer
-from trlaunch.torch_tensors import torch_dtypes, torch_handles
+from trlaunch.torch_tensors import torch_device_type, torch_dtypes, torch_handles
 
 if TYPE_CHECKING:
     from trlaunch.cuda.direct import DirectLaunch
@@ -172,19 +173,18 @@ def learn(
         if device is None:
             known.last = plan
     else:
-        _teach(known, plan, function, device)
+        _teach(known, plan, device)
     if config.cooperative:
         plan.add_grid(*config.grid)
 
 
-def _teach(known: Any, plan: Any, function: Function, device: Any) -> None:
+def _teach(known: Any, plan: Any, device: Any) -> None:
     direct = plan.keep
-    entries = direct.entries()
-    for context_id, address in entries.items():
-        plan.add_entry(context_id, address)
-    current = direct.current()
-    if current not in entries and current not in function.handle.entries:
-        plan.add_stranger(current)
+    for place, address in direct.entries().items():
+        plan.add_entry(place, address)
+    stranger = direct.stranger()
+    if stranger is not None:
+        plan.add_stranger(stranger)
     if type(device) is str or type(device) is Device:
         known.add_device(device, plan)
 
@@ -193,8 +193,11 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
     """A plan of the native launcher, ``None`` for a kernel that it does not serve."""
     config = direct.config
     template = direct.template()
+    functions = direct.functions
     size = packer.signature.param_bytes
     if template is None or size > _native.MAX_PARAMETERS or max(properties.max_grid) >= 2**32:
+        return None
+    if not functions[0] or len(direct.parameters[0] if direct.parameters else ()) > _native.MAX_ADDRESSES:
         return None
     if any(param.divisibility & (param.divisibility - 1) for param in packer.user):
         return None  # Triton knows powers of two alone
@@ -205,7 +208,6 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         place = getattr(_native, kind), param.offset, param.size
         encoding = packer.encoding(len(slots), properties) if param.is_tensor_map else None
         slots.append((*place, low, high, divisibility, dtypes, param.name, encoding))
-    addresses = direct.addresses
     scratch = direct.scratch
     return _native.Plan(
         slots=slots,
@@ -213,25 +215,19 @@ def _native_plan(direct: DirectLaunch, packer: Packer, properties: DevicePropert
         config=template,
         grid_offset=direct.grid_offset,
         stream_offset=direct.stream_offset,
-        functions=(
-            addresses.launch,
-            addresses.identify,
-            addresses.push,
-            addresses.pop,
-            addresses.encode,
-            addresses.owner,
-        ),
+        functions=functions,
         primary=direct.primary,
         no_context=direct.no_context,
         cluster=config.cluster,
-        limit=properties.max_grid,
+        limit=direct.limit(properties),
         listed=config.cooperative,
         place=(direct.device_type, properties.device.ordinal),
         keep=direct,
         fail=direct.fail,
         encode=functools.partial(packer.encoded, driver=direct.driver, device=properties.device),
         scratch=None if scratch is None else (scratch.grant, scratch.release),
-        convention=_native.CONFIG_AND_BUFFER,
+        convention=getattr(_native, direct.convention),
+        parameters=direct.parameters,
     )
 
 
@@ -248,7 +244,7 @@ def _know_torch() -> None:
         if stream is not None:  # a build for CPUs alone has none, and no tensor that a GPU could use
             dtypes = torch_dtypes(torch)
             for kind in dict.fromkeys((torch.Tensor, getattr(getattr(torch, "nn", None), "Parameter", torch.Tensor))):
-                _native.know_tensors(kind, dtypes, stream)
+                _native.know_tensors(kind, dtypes, stream, torch_device_type(torch))
             _torch = torch
     cuda = getattr(_torch, "cuda", None)
     if not _handled and cuda is not None and cuda.is_initialized():  # before, there is no tensor on a GPU

@@ -21,7 +21,7 @@ from typing import Any
 
 from trlaunch.tensors import dlpack_numbers, dtype_name
 
-__all__ = ["torch_dtypes", "torch_handles"]
+__all__ = ["torch_device_type", "torch_dtypes", "torch_handles"]
 
 _READERS = (
     ("aoti_torch_get_data_ptr", ctypes.c_void_p),
@@ -38,6 +38,11 @@ def torch_dtypes(torch: Any) -> dict[Any, int]:
     numbers = dlpack_numbers()
     named = {kind: dtype_name(kind) for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
     return {kind: numbers[name] for kind, name in named.items() if name in numbers}
+
+
+def torch_device_type(torch: Any) -> int:
+    """DLPack's number of the devices that torch calls ``cuda``: 10 (kDLROCM) or 2 (kDLCUDA), by its build."""
+    return 2 if getattr(getattr(torch, "version", None), "hip", None) is None else 10
 
 
 def torch_handles(torch: Any) -> tuple[tuple[int, int], tuple[int, ...], int, int, bytes] | None:
@@ -71,8 +76,8 @@ def torch_handles(torch: Any) -> tuple[tuple[int, int], tuple[int, ...], int, in
         numbers[scalar_type or 0] = dtypes[dtype]
         keys.append((probe, struct.pack("<HBbB", scalar_type or 0, host, index or 0, True)))
     functions = [_address(function) for function, _ in readers]
-    hip = getattr(getattr(torch, "version", None), "hip", None) is not None
-    return (offset, _key_offset(keys)), (*functions, _stream(torch, folder)), gpu, 10 if hip else 2, bytes(numbers)
+    known = _stream(torch, folder)
+    return (offset, _key_offset(keys)), (*functions, known), gpu, torch_device_type(torch), bytes(numbers)
 
 
 def _offset(probes: list[Any], size: int) -> int | None:

@@ -43,6 +43,7 @@ typedef struct { char *text; size_t size; const char *name; } Record;
 
 static void put(Record *r, const char *format, ...) {
     va_list list;
+    if (!log_file) return;
     va_start(list, format);
     int n = vsnprintf(NULL, 0, format, list);
     va_end(list);
@@ -79,6 +80,20 @@ static int injected(const char *name) {
         if (--f->after == 0) { f->after = -1; return f->status; }
     }
     return SUCCESS;
+}
+
+/* Control function for the process under test: fail the n-th next call of that name (0: every one); status 0 heals. */
+void fakehip_fail(const char *name, int status, int nth) {
+    pthread_mutex_lock(&lock);
+    int i = 0;
+    while (i < failure_count && strcmp(failures[i].name, name)) i++;
+    if (i < (int)(sizeof failures / sizeof *failures)) {
+        snprintf(failures[i].name, sizeof failures[i].name, "%s", name);
+        failures[i].status = status;
+        failures[i].after = status ? nth : -1;
+        if (i == failure_count) failure_count++;
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 static Record begin(const char *name) {
@@ -216,7 +231,7 @@ static const struct { const char *name; unsigned machine; unsigned lds; int wave
 };
 
 enum { UNREGISTERED = 0, HOST = 1, DEVICE = 2 };
-typedef struct Block { char *start; size_t size; int device, pooled; struct Block *next; } Block;
+typedef struct Block { char *start; size_t size; int device, kind; struct Block *next; } Block; /* kind: HOST, DEVICE */
 static Block *blocks;
 
 static Block *find(const void *at) {
@@ -224,17 +239,18 @@ static Block *find(const void *at) {
     return NULL;
 }
 
-static void *track(size_t size, int pooled) {
+static void *track(size_t size, void *start) { /* of the host, when it is there already */
     Block *b = malloc(sizeof *b);
-    void *start = aligned_alloc(4096, (size + 4095) & ~(size_t)4095);
-    *b = (Block){start, size, device, pooled, blocks};
+    int kind = start ? HOST : DEVICE;
+    if (!start) start = aligned_alloc(4096, (size + 4095) & ~(size_t)4095);
+    *b = (Block){start, size, device, kind, blocks};
     blocks = b;
     return start;
 }
 
 static int release(void *at) {
     for (Block **b = &blocks; *b; b = &(*b)->next)
-        if ((*b)->start == (char *)at) {
+        if ((*b)->start == (char *)at && (*b)->kind == DEVICE) {
             Block *gone = *b;
             *b = gone->next;
             free(gone->start);
@@ -612,7 +628,7 @@ hipError_t hipMalloc(void **out, size_t size) {
     CALL("hipMalloc");
     number(&r, "size", size);
     REFUSE_IF(size > (size_t)1 << 40, OUT_OF_MEMORY);
-    *out = track(size, 0);
+    *out = track(size, NULL);
     address(&r, "address", *out);
     return end(&r, SUCCESS);
 }
@@ -621,6 +637,15 @@ hipError_t hipFree(void *at) {
     CALL("hipFree");
     address(&r, "address", at);
     return end(&r, release(at) ? SUCCESS : INVALID_VALUE);
+}
+
+hipError_t hipHostRegister(void *at, size_t size, unsigned flags) {
+    CALL("hipHostRegister");
+    address(&r, "address", at);
+    number(&r, "size", size);
+    number(&r, "flags", flags);
+    track(size, at);
+    return end(&r, SUCCESS);
 }
 
 typedef struct { int type, handles, location_type, location_id; } PoolProperties; /* the beginning of hipMemPoolProps */
@@ -652,7 +677,7 @@ hipError_t hipMallocFromPoolAsync(void **out, size_t size, void *pool, void *str
     number(&r, "size", size);
     address(&r, "stream", stream);
     REFUSE_IF(!known(pool, 'p'), INVALID_HANDLE);
-    *out = track(size, 1);
+    *out = track(size, NULL);
     address(&r, "address", *out);
     return end(&r, stream_status(stream));
 }
@@ -661,7 +686,7 @@ hipError_t hipMallocAsync(void **out, size_t size, void *stream) {
     CALL("hipMallocAsync");
     number(&r, "size", size);
     address(&r, "stream", stream);
-    *out = track(size, 1);
+    *out = track(size, NULL);
     address(&r, "address", *out);
     return end(&r, stream_status(stream));
 }
@@ -720,9 +745,20 @@ hipError_t hipPointerGetAttribute(void *out, int attribute, const void *pointer)
     number(&r, "attribute", attribute);
     const Block *b = find(pointer);
     REFUSE_IF(!b, INVALID_VALUE);
-    if (attribute == 2) *(int *)out = DEVICE;          /* HIP_POINTER_ATTRIBUTE_MEMORY_TYPE */
+    if (attribute == 2) *(int *)out = b->kind;         /* HIP_POINTER_ATTRIBUTE_MEMORY_TYPE */
     else if (attribute == 9) *(int *)out = b->device;  /* HIP_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
     else return end(&r, INVALID_VALUE);
+    return end(&r, SUCCESS);
+}
+
+hipError_t hipDrvPointerGetAttributes(unsigned count, const int *attributes, void **values, const void *pointer) {
+    CALL("hipDrvPointerGetAttributes");
+    address(&r, "address", pointer);
+    const Block *b = find(pointer);
+    for (unsigned i = 0; i < count; i++) /* memory that is not known has type 0, as with cuPointerGetAttributes */
+        if (attributes[i] == 2) *(int *)values[i] = b ? b->kind : UNREGISTERED;
+        else if (attributes[i] == 9) *(int *)values[i] = b ? b->device : -1;
+        else return end(&r, INVALID_VALUE);
     return end(&r, SUCCESS);
 }
 

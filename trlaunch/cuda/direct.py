@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
-from trlaunch.driver import Function, LaunchConfig, PackedArguments
+from trlaunch.driver import DeviceProperties, Function, LaunchConfig, PackedArguments
 from trlaunch.records import dataclass
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class DirectLaunch:
         Size of its parameter buffer.
     """
 
-    CALLS: ClassVar[dict[str, str]] = {"launch": "cuLaunchKernelEx", "leave": "cuCtxPopCurrent"}
+    convention = "CONFIG_AND_BUFFER"  # of the native launcher
+    parameters = None  # it needs no more than the buffer
+    steps: ClassVar[dict[str, str]] = {"launch": "cuLaunchKernelEx", "leave": "cuCtxPopCurrent"}
     no_context = INVALID_CONTEXT
     device_type = 2  # kDLCUDA of dlpack.h
     grid_offset: int = _Config.grid.offset
@@ -93,14 +95,19 @@ class DirectLaunch:
         self.non_portable = math.prod(config.cluster) > PORTABLE_CLUSTER
 
     @property
-    def addresses(self) -> Addresses:
-        """Of the driver's functions."""
-        return self.driver.addresses
+    def functions(self) -> tuple[int, int, int, int, int, int]:
+        """Addresses of what launches, tells where the thread is, enters, leaves, encodes tensor maps, tells owners."""
+        known = self.driver.addresses
+        return known.launch, known.identify, known.push, known.pop, known.encode, known.owner
 
     @property
     def primary(self) -> int:
         """Handle of the device's primary context, retained."""
         return int(self.driver.contexts.primary(self.function.device.ordinal))
+
+    def limit(self, properties: DeviceProperties) -> tuple[int, int, int]:
+        """The largest grid, in CTAs along each axis."""
+        return properties.max_grid
 
     def template(self) -> bytes | None:
         """Bytes of the ``CUlaunchConfig``; `made` owns the attributes that they point to.
@@ -126,9 +133,10 @@ class DirectLaunch:
         found = self.function.handle.entries
         return {i: int(e.function) for i, e in list(found.items()) if e.non_portable_cluster or not self.non_portable}
 
-    def current(self) -> int:
-        """Identity of the thread's current context, 0 for none."""
-        return self.driver.contexts.current_id() or 0
+    def stranger(self) -> int | None:
+        """Identity of the thread's current context, 0 for none, where the kernel is not loaded in it."""
+        current = self.driver.contexts.current_id() or 0
+        return None if current in self.function.handle.entries else current
 
     def owns(self, ordinal: int) -> Callable[[int], bool]:
         """A function that says whether memory belongs to a device, as far as the driver knows."""
@@ -141,15 +149,10 @@ class DirectLaunch:
 
         return owned
 
-    def fail(self, step: str, status: int, grid: tuple[int, int, int], stream: int) -> None:
-        """Raise the `DriverError` of a launch, or of what comes after it (`step` is a key of `CALLS`)."""
+    def fail(self, step: str, status: int | Exception, grid: tuple[int, int, int], stream: int) -> None:
+        """Raise the error of a launch, or of what comes after it: `step` is a key of `steps`."""
         config = replace(self.config, grid=grid, stream=stream)
-        raise self.driver.calls.error(
-            self.CALLS[step],
-            status,
-            f"launching {self.function.name!r} on {self.function.device} with {config} "
-            f"and {self.nbytes} bytes of parameters",
-        )
+        raise self.driver.calls.refused(self.steps[step], status, self.function, config, self.nbytes)
 
     def launcher(
         self,
@@ -182,37 +185,15 @@ class DirectLaunch:
                 try:
                     (status,) = launch_kernel(made, entry.function, None, extras.get(nbytes) or extra_of(nbytes))
                 except UNKNOWN_STATUS as error:
-                    raise driver.calls.unknown("cuLaunchKernelEx", error) from error
+                    self.fail("launch", error, grid, stream)
                 if status:
                     self.fail("launch", int(status), grid, stream)
                 return True
 
-            return launch if scratch is None else _scratched(launch, scratch, grid, stream)
+            return launch if scratch is None else scratch.around(launch, grid, stream)
 
         return configure
 
     def push(self, grid: tuple[int, int, int], stream: int, data: bytes) -> None:
         """Launch from a thread whose current context is not of this device."""
         self.driver.launch(self.function, replace(self.config, grid=grid, stream=stream), PackedArguments(data))
-
-
-def _scratched(
-    launch: Callable[[Callable[..., None], Any], bool], scratch: Scratch, grid: tuple[int, int, int], stream: int
-) -> Callable[[Callable[..., None], Any], bool]:
-    """The same launch with scratch allocated before and given back behind it."""
-
-    def launch_with_scratch(pack_into: Callable[..., None], values: Any) -> bool:
-        granted: list[tuple[int, int]] = []
-
-        def pack_with_scratch(view: memoryview, at: int, *values: Any) -> None:
-            pack_into(view, at, *values)
-            granted.extend(scratch.grant(grid, stream))
-            for offset, address in granted:
-                view[at + offset : at + offset + 8] = address.to_bytes(8, "little")
-
-        try:
-            return launch(pack_with_scratch, values)
-        finally:
-            scratch.release(granted, stream)
-
-    return launch_with_scratch

@@ -320,14 +320,9 @@ class CudaDriver:
         try:
             (status,) = self._cuda.cuLaunchKernelEx(launch_config, entry.function, None, extra)
         except UNKNOWN_STATUS as error:
-            raise self.calls.unknown("cuLaunchKernelEx", error) from error
+            raise self.calls.refused("cuLaunchKernelEx", error, function, config, len(arguments.data)) from error
         if status:
-            raise self.calls.error(
-                "cuLaunchKernelEx",
-                int(status),
-                f"launching {function.name!r} on {function.device} with {config} "
-                f"and {len(arguments.data)} bytes of parameters",
-            )
+            raise self.calls.refused("cuLaunchKernelEx", int(status), function, config, len(arguments.data))
 
     def _make_launch_config(self, config: LaunchConfig) -> Any:
         """The ``CUlaunchConfig``. The driver only reads it, so that threads may share one."""

@@ -12,9 +12,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, TrlaunchError
+
+if TYPE_CHECKING:
+    from trlaunch.driver import Function, LaunchConfig
 
 __all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "load_bindings"]
 
@@ -168,7 +171,7 @@ class Calls:
             raise ArgumentError(f"a number is out of the range that {call} takes: {error}") from error
         return results
 
-    def unknown(self, call: str, error: Exception) -> TrlaunchError:
+    def unknown(self, call: str, error: Exception, detail: str = "") -> TrlaunchError:
         """The error for a status that ``cuda.bindings`` is too old to have in its enumeration.
 
         The bindings turn every status into an enumeration member and raise one of `UNKNOWN_STATUS` where there is none.
@@ -176,7 +179,16 @@ class Calls:
         match = re.fullmatch(_UNKNOWN_STATUS, str(error))
         if match is None:
             return ArgumentError(f"cuda-python refused the arguments of {call}: {error}")
-        return self.error(call, int(match[1]))
+        return self.error(call, int(match[1]), detail)
+
+    def refused(
+        self, call: str, status: int | Exception, function: Function, config: LaunchConfig, nbytes: int
+    ) -> TrlaunchError:
+        """The error for a launch that failed: with a status, or with what the bindings raise for one that they lack."""
+        detail = f"launching {function.name!r} on {function.device} with {config} and {nbytes} bytes of parameters"
+        if isinstance(status, Exception):
+            return self.unknown(call, status, detail)
+        return self.error(call, status, detail)
 
     def error(self, call: str, status: int, detail: str = "") -> DriverError:
         """The exception for a failed call: code, name, the driver's description, and what it usually means."""

@@ -9,6 +9,7 @@ for they align by size, leave padding undefined and cost ten times the launch.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 from trlaunch.errors import DeviceUnavailable
 
-__all__ = ["filled", "load_bindings", "missing_device", "text"]
+__all__ = ["address", "filled", "load_bindings", "missing_device", "text"]
 
 _LIBRARY = "libamdhip64.so"
 _MAPS = Path("/proc/self/maps")
@@ -101,6 +102,23 @@ def _mapped() -> str | None:
         return None
     found = re.search(rf"(/\S.*/{re.escape(_LIBRARY)}[\d.]*)$", maps, re.MULTILINE)
     return found[1] if found else None
+
+
+@functools.lru_cache(maxsize=1)
+def _library(path: str) -> ctypes.CDLL:
+    return ctypes.CDLL(path, os.RTLD_NOLOAD | os.RTLD_NOW)
+
+
+def address(call: str) -> int:
+    """Address of a function in the libamdhip64 that this process has loaded; 0 where there is none of that name."""
+    path = _mapped()
+    if path is None:
+        return 0
+    try:
+        function = getattr(_library(path), call)
+    except (OSError, AttributeError):  # a file that was replaced; a function of later releases
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _why_not(path: str) -> str | None:

@@ -52,10 +52,14 @@ class Devices:
         except UNKNOWN_STATUS as error:
             raise self.calls.unknown("hipGetDevice", error) from error
         if status:
-            self.calls.forget_last_error()
-            raise self.calls.error("hipGetDevice", int(status))
+            raise self.refused(int(status))
         found: int = ordinal
         return found
+
+    def refused(self, status: int) -> DriverError:
+        """The exception for a thread whose current device the runtime does not tell."""
+        self.calls.forget_last_error()
+        return self.calls.error("hipGetDevice", status)
 
     def use(self, ordinal: int) -> _Use:
         """Have a device current inside a ``with`` block; the thread's own is current again behind it."""

@@ -11,13 +11,14 @@ import functools
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from trlaunch.driver import Device, DeviceProperties, Function, LaunchConfig, PackedArguments
 from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, ImageError
 from trlaunch.hip.bindings import load_bindings, text
 from trlaunch.hip.context import Devices
+from trlaunch.hip.direct import Addresses, DirectLaunch
 from trlaunch.hip.module import Entry, Module
 from trlaunch.hip.status import UNKNOWN_STATUS, Calls
 from trlaunch.hip.stopwatch import EventStopwatch
@@ -77,27 +78,40 @@ class _ParameterBuffer(threading.local):
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[int, ...], Any] = {}
+        self._addresses: dict[tuple[int, ...], int] = {}
         self._make(4096)
 
     def _make(self, size: int) -> None:
         self._arrays.clear()
+        self._addresses.clear()
         self._storage = (ctypes.c_char * (size + PARAMETER_ALIGNMENT))()
         skip = -ctypes.addressof(self._storage) % PARAMETER_ALIGNMENT
         self._base = ctypes.addressof(self._storage) + skip
         self.view = memoryview(self._storage).cast("B")[skip : skip + size]
+        self.both = self.view, self._addresses  # one look-up of what is a thread's own
 
     def fill(self, data: bytes, offsets: tuple[int, ...]) -> int:
         """Copy `data` in; the address to pass as ``kernelParams``."""
-        if len(data) > len(self.view):
-            self._make(2 * len(data))
+        self.hold(len(data))
         self.view[: len(data)] = data
-        array = self._arrays.get(offsets)
-        if array is None:
+        return self.array_of(offsets)
+
+    def hold(self, size: int) -> None:
+        """Have room for that many bytes; the buffer and all arrays may be others behind it."""
+        if size > len(self.view):
+            self._make(2 * size)
+
+    def array_of(self, offsets: tuple[int, ...]) -> int:
+        """Address of the array that says where in the buffer each parameter is."""
+        found = self._addresses.get(offsets)
+        if found is None:
             if len(self._arrays) >= 4096:
                 self._arrays.clear()
+                self._addresses.clear()
             array = (ctypes.c_void_p * (len(offsets) + 1))(*(self._base + offset for offset in offsets), None)
             self._arrays[offsets] = array
-        return ctypes.addressof(array)
+            found = self._addresses[offsets] = ctypes.addressof(array)
+        return found
 
 
 class HipDriver:
@@ -116,20 +130,21 @@ class HipDriver:
     """
 
     name = "hip"
+    direct_launch: ClassVar[type[DirectLaunch]] = DirectLaunch
 
     _instance: ClassVar[HipDriver | None] = None
     _instance_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
         self._hip = load_bindings()
-        self._calls = Calls(self._hip)
-        self._devices = Devices(self._calls)
+        self.calls = Calls(self._hip)
+        self.devices = Devices(self.calls)
         self._lock = threading.Lock()
         self._modules: weakref.WeakValueDictionary[bytes, Module] = weakref.WeakValueDictionary()
         self._properties: dict[int, DeviceProperties] = {}
         self._pools: dict[int, Any] = {}
-        self._parameters = _ParameterBuffer()
-        self._launch_config = functools.lru_cache(maxsize=1024)(_make_launch_config)
+        self.parameters = _ParameterBuffer()
+        self.launch_config = functools.lru_cache(maxsize=1024)(_make_launch_config)
 
     @classmethod
     def instance(cls) -> HipDriver:
@@ -141,7 +156,7 @@ class HipDriver:
 
     def device_count(self) -> int:
         """Number of devices that the runtime shows this process."""
-        return self._devices.count
+        return self.devices.count
 
     def properties(self, ordinal: int) -> DeviceProperties:
         """Name, architecture and limits of a device.
@@ -153,8 +168,8 @@ class HipDriver:
         """
         if ordinal in self._properties:
             return self._properties[ordinal]
-        self._devices.device(ordinal)
-        found = self._calls.structure("hipGetDeviceProperties", self._hip.hipDeviceProp_t, ordinal)
+        self.devices.device(ordinal)
+        found = self.calls.structure("hipGetDeviceProperties", self._hip.hipDeviceProp_t, ordinal)
         arch = text(found.gcnArchName)  # "gfx90a:sramecc+:xnack-"
         target = Target.parse(f"hip:{arch}", int(found.warpSize) or None)
         grid = tuple(int(n) for n in found.maxGridSize)
@@ -168,13 +183,13 @@ class HipDriver:
             max_grid=(grid[0], grid[1], grid[2]),
             multiprocessors=int(found.multiProcessorCount),
             supports_clusters=target.arch.startswith(_CLUSTERS),
-            driver_version=self._calls.driver_version,
+            driver_version=self.calls.driver_version,
         )
         return properties
 
     def current_device(self) -> int:
         """Ordinal of the calling thread's current device; 0 when it has set none."""
-        return self._devices.current()
+        return self.devices.current()
 
     def load(self, image: Image, kernel: str, ordinal: int) -> Function:
         """Load `image` on a device and find `kernel` in it. The same bytes are loaded once on each device.
@@ -189,8 +204,8 @@ class HipDriver:
         with self._lock:
             module = self._modules.get(image.data)
             if module is None:
-                module = self._modules[image.data] = Module(self._devices, image.data)
-        with self._devices.use(ordinal):
+                module = self._modules[image.data] = Module(self.devices, image.data)
+        with self.devices.use(ordinal):
             entry = module.entry(image.kernel(kernel), ordinal)
         return Function(Device(self.name, ordinal), kernel, entry, module)
 
@@ -204,7 +219,7 @@ class HipDriver:
         """
         limit = self.properties(function.device.ordinal).max_shared
         if shared > limit:
-            raise self._calls.error(
+            raise self.calls.error(
                 "hipModuleLaunchKernel",
                 _INVALID_VALUE,
                 f"asked for {shared} bytes of dynamic LDS; {function.device} allows {limit} bytes a workgroup",
@@ -220,10 +235,10 @@ class HipDriver:
             ``constant_bytes``, ``max_threads`` (per block).
         """
         attribute = self._hip.hipFunction_attribute
-        with self._devices.use(function.device.ordinal):
+        with self.devices.use(function.device.ordinal):
             return {
                 key: int(
-                    self._calls(
+                    self.calls(
                         "hipFuncGetAttribute",
                         getattr(attribute, f"HIP_FUNC_ATTRIBUTE_{name}"),
                         function.handle.function,
@@ -237,9 +252,9 @@ class HipDriver:
 
         HIP cannot be asked for clusters of a module's kernel, so that they count as single CTAs.
         """
-        with self._devices.use(function.device.ordinal):
+        with self.devices.use(function.device.ordinal):
             return int(
-                self._calls(
+                self.calls(
                     "hipModuleOccupancyMaxActiveBlocksPerMultiprocessor",
                     function.handle.function,
                     math.prod(config.block),
@@ -259,74 +274,80 @@ class HipDriver:
             The runtime refuses the launch, or an earlier one failed.
         """
         ordinal = function.device.ordinal
-        if self._devices.current() == ordinal:
+        if self.devices.current() == ordinal:
             self._launch(function, config, arguments)
             return
-        with self._devices.use(ordinal):
+        with self.devices.use(ordinal):
             self._launch(function, config, arguments)
+
+    @functools.cached_property
+    def addresses(self) -> Addresses:
+        """Of the runtime's functions that a launch calls."""
+        return Addresses.of(self)
 
     def _launch(self, function: Function, config: LaunchConfig, arguments: PackedArguments) -> None:
         """Launch on the current device."""
         entry: Entry = function.handle
-        parameters = self._parameters.fill(arguments.data, entry.offsets)
-        call = "hipModuleLaunchKernel"
+        parameters = self.parameters.fill(arguments.data, entry.offsets)
+        call, queue = self.queue(function, config)
         try:
-            if config.pdl:
-                raise ArgumentError(f"{function.name}: HIP has no programmatic dependent launch (launch_pdl)")
-            if config.cluster != (1, 1, 1):
-                call = "hipDrvLaunchKernelEx"
-                (status,) = self._launch_clusters(entry, config, parameters)
-            elif config.cooperative:
-                call = "hipModuleLaunchCooperativeKernel"
-                (status,) = self._hip.hipModuleLaunchCooperativeKernel(
-                    entry.function, *config.grid, *config.block, config.shared, config.stream, parameters
-                )
-            else:
-                (status,) = self._hip.hipModuleLaunchKernel(
-                    entry.function, *config.grid, *config.block, config.shared, config.stream, parameters, None
-                )
+            (status,) = queue(parameters)
         except UNKNOWN_STATUS as error:
-            raise self._calls.unknown(call, error) from error
+            raise self.calls.refused(call, error, function, config, len(arguments.data)) from error
         except OverflowError as error:
             raise ArgumentError(f"a number in {config} is out of range: expected unsigned 32-bit ({error})") from error
         except RuntimeError as error:
-            raise self._calls.missing(call, error) from error
+            raise self.calls.missing(call, error) from error
         if status:
-            self._calls.forget_last_error()
-            raise self._calls.error(
-                call,
-                int(status),
-                f"launching {function.name!r} on {function.device} with {config} "
-                f"and {len(arguments.data)} bytes of parameters",
-            )
+            raise self.calls.refused(call, int(status), function, config, len(arguments.data))
 
-    def _launch_clusters(self, entry: Entry, config: LaunchConfig, parameters: int) -> Any:
-        if not self._calls.has("hipDrvLaunchKernelEx"):
+    def queue(self, function: Function, config: LaunchConfig) -> tuple[str, Callable[[int], tuple[Any, ...]]]:
+        """The call for a launch of this kind: its name, and it as a function of the address of ``kernelParams``."""
+        if config.pdl:
+            raise ArgumentError(f"{function.name}: HIP has no programmatic dependent launch (launch_pdl)")
+        entry, hip = function.handle.function, self._hip
+        gx, gy, gz = config.grid
+        x, y, z = config.block
+        shared, stream = config.shared, config.stream
+        if config.cluster != (1, 1, 1):
+            return "hipDrvLaunchKernelEx", self._queue_clusters(entry, config)
+        if config.cooperative:
+            together = hip.hipModuleLaunchCooperativeKernel
+            return "hipModuleLaunchCooperativeKernel", (
+                lambda parameters: together(entry, gx, gy, gz, x, y, z, shared, stream, parameters)
+            )
+        launch = hip.hipModuleLaunchKernel
+        return "hipModuleLaunchKernel", (
+            lambda parameters: launch(entry, gx, gy, gz, x, y, z, shared, stream, parameters, None)
+        )
+
+    def _queue_clusters(self, entry: int, config: LaunchConfig) -> Callable[[int], tuple[Any, ...]]:
+        if not self.calls.has("hipDrvLaunchKernelEx"):
             raise DeviceUnavailable(
                 "a launch in clusters needs hipDrvLaunchKernelEx, which this hip-python does not have: "
                 "pip install 'hip-python>=7.2', with a ROCm of that release"
             )
-        made = self._launch_config(config)
-        return self._hip.hipDrvLaunchKernelEx(ctypes.addressof(made), entry.function, parameters, None)
+        launch, made = self._hip.hipDrvLaunchKernelEx, self.launch_config(config)
+        return lambda parameters: launch(ctypes.addressof(made), entry, parameters, None)
 
     def synchronize(self, ordinal: int, stream: int = 0) -> None:
         """Wait until everything queued on the stream has run. A kernel that failed is reported here."""
-        with self._devices.use(ordinal):
-            self._calls("hipStreamSynchronize", stream)
+        with self.devices.use(ordinal):
+            self.calls("hipStreamSynchronize", stream)
 
     def allocate(self, nbytes: int, ordinal: int) -> int:
         """Address of `nbytes` of new device memory (of one byte, when none is asked for)."""
         if nbytes < 0:
             raise ArgumentError(f"cannot allocate {nbytes} bytes")
-        with self._devices.use(ordinal):
+        with self.devices.use(ordinal):
             return int(
-                self._calls("hipMalloc", max(nbytes, 1), detail=lambda: f"allocating {nbytes} bytes on hip:{ordinal}")
+                self.calls("hipMalloc", max(nbytes, 1), detail=lambda: f"allocating {nbytes} bytes on hip:{ordinal}")
             )
 
     def free(self, address: int, ordinal: int) -> None:
         """Give memory from `allocate` back."""
-        with self._devices.use(ordinal):
-            self._calls("hipFree", address, detail=lambda: f"freeing {address:#x} on hip:{ordinal}")
+        with self.devices.use(ordinal):
+            self.calls("hipFree", address, detail=lambda: f"freeing {address:#x} on hip:{ordinal}")
 
     def allocate_scratch(self, nbytes: int, align: int, ordinal: int, stream: int) -> int:
         """Address of memory usable by work queued on `stream` until `free_scratch` is queued there.
@@ -344,9 +365,9 @@ class HipDriver:
                 f"cannot allocate {nbytes} bytes of scratch aligned to {align}: expected a size of at least 0 and "
                 f"an alignment that is a power of two up to {POOL_ALIGNMENT}"
             )
-        with self._devices.use(ordinal):
+        with self.devices.use(ordinal):
             return int(
-                self._calls(
+                self.calls(
                     "hipMallocFromPoolAsync",
                     max(nbytes, 1),
                     self._pool(ordinal),
@@ -357,14 +378,14 @@ class HipDriver:
 
     def free_scratch(self, address: int, ordinal: int, stream: int) -> None:
         """Give scratch back once the work queued on `stream` so far has run."""
-        with self._devices.use(ordinal):
-            self._calls("hipFreeAsync", address, stream)
+        with self.devices.use(ordinal):
+            self.calls("hipFreeAsync", address, stream)
 
     def clear(self, address: int, nbytes: int, ordinal: int, stream: int) -> None:
         """Set memory to zero, in order on `stream`."""
         if nbytes:
-            with self._devices.use(ordinal):
-                self._calls("hipMemsetD8Async", address, 0, nbytes, stream)
+            with self.devices.use(ordinal):
+                self.calls("hipMemsetD8Async", address, 0, nbytes, stream)
 
     def _pool(self, ordinal: int) -> Any:
         """The device's memory pool for scratch, which never gives memory back to the system by itself."""
@@ -375,13 +396,13 @@ class HipDriver:
                 wanted.allocType = hip.hipMemAllocationType.hipMemAllocationTypePinned
                 wanted.location.type = hip.hipMemLocationType.hipMemLocationTypeDevice
                 wanted.location.id = ordinal
-                pool = self._calls("hipMemPoolCreate", wanted)
+                pool = self.calls("hipMemPoolCreate", wanted)
                 threshold = ctypes.c_uint64(2**64 - 1)
                 release = hip.hipMemPoolAttr.hipMemPoolAttrReleaseThreshold
                 try:
-                    self._calls("hipMemPoolSetAttribute", pool, release, ctypes.addressof(threshold))
+                    self.calls("hipMemPoolSetAttribute", pool, release, ctypes.addressof(threshold))
                 except DriverError:
-                    self._calls("hipMemPoolDestroy", pool)
+                    self.calls("hipMemPoolDestroy", pool)
                     raise
                 self._pools[ordinal] = pool
             return self._pools[ordinal]
@@ -411,16 +432,16 @@ class HipDriver:
     def _copy(self, call: str, target: Any, source: Any, data: memoryview, ordinal: int, stream: int) -> None:
         if not data.nbytes:
             return
-        with self._devices.use(ordinal):
-            self._calls(call, target, source, data.nbytes, stream, detail=lambda: f"copying {data.nbytes} bytes")
+        with self.devices.use(ordinal):
+            self.calls(call, target, source, data.nbytes, stream, detail=lambda: f"copying {data.nbytes} bytes")
             # From pinned memory the call returns before the bytes were read.
-            self._calls("hipStreamSynchronize", stream)
+            self.calls("hipStreamSynchronize", stream)
 
     def copy_on_device(self, target: int, source: int, nbytes: int, ordinal: int, stream: int = 0) -> None:
         """Copy memory of the device to another place of it, in order on `stream`."""
         if nbytes:
-            with self._devices.use(ordinal):
-                self._calls("hipMemcpyDtoDAsync", target, source, nbytes, stream)
+            with self.devices.use(ordinal):
+                self.calls("hipMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def device_of_pointer(self, address: int) -> int | None:
         """Ordinal of the device that a pointer belongs to; ``None`` when the runtime does not know the memory.
@@ -434,11 +455,11 @@ class HipDriver:
         for name in ("MEMORY_TYPE", "DEVICE_ORDINAL"):
             answer = ctypes.c_int(0)
             attribute = getattr(self._hip.hipPointer_attribute, f"HIP_POINTER_ATTRIBUTE_{name}")
-            status, _ = self._calls.query("hipPointerGetAttribute", ctypes.addressof(answer), attribute, address)
+            status, _ = self.calls.query("hipPointerGetAttribute", ctypes.addressof(answer), attribute, address)
             if status == _INVALID_VALUE:  # the documented answer for memory that HIP did not allocate or register
                 return None
             if status:
-                raise self._calls.error("hipPointerGetAttribute", status, f"asking about {address:#x}")
+                raise self.calls.error("hipPointerGetAttribute", status, f"asking about {address:#x}")
             answers.append(answer.value)
         memory_type, ordinal = answers
         return ordinal if memory_type and 0 <= ordinal < self.device_count() else None
@@ -447,18 +468,18 @@ class HipDriver:
         """Make work queued on `stream` from now on wait for what is queued on `other`, without waiting here."""
         if stream == other:
             return
-        with self._devices.use(ordinal):
-            event = self._calls("hipEventCreateWithFlags", _DISABLE_TIMING)
+        with self.devices.use(ordinal):
+            event = self.calls("hipEventCreateWithFlags", _DISABLE_TIMING)
             try:
-                self._calls("hipEventRecord", event, other)
-                self._calls("hipStreamWaitEvent", stream, event, 0)
+                self.calls("hipEventRecord", event, other)
+                self.calls("hipStreamWaitEvent", stream, event, 0)
             finally:
                 # The runtime keeps the event until it has been waited for.
-                self._calls("hipEventDestroy", event)
+                self.calls("hipEventDestroy", event)
 
     def stopwatch(self, ordinal: int, stream: int = 0) -> EventStopwatch:
         """Something that measures device time on `stream`, by two events."""
-        return EventStopwatch(self._calls, self._devices, ordinal, stream)
+        return EventStopwatch(self.calls, self.devices, ordinal, stream)
 
     def encode_tensor_map(
         self,
@@ -486,7 +507,7 @@ def _make_launch_config(config: LaunchConfig) -> _LaunchConfig:
     """The ``HIP_LAUNCH_CONFIG`` of a launch in clusters. The runtime only reads it, so that threads may share one."""
     for number in (*config.grid, *config.block, *config.cluster, config.shared):
         if not 0 <= number < 2**32:
-            raise OverflowError(number)
+            raise ArgumentError(f"a number in {config} is out of range: expected unsigned 32-bit ({number})")
     attributes = (_Attribute * 2)()
     attributes[0].id = _ATTRIBUTE_CLUSTER_DIMENSION
     attributes[0].value[:3] = config.cluster

@@ -1,7 +1,8 @@
 """Facts of the AMDGPU code-object format, as tables: ELF flags, the metadata note, the kernel descriptor.
 
-All of them are LLVM's "User Guide for AMDGPU Backend" (AMDGPUUsage), sections ELF Code Object, Code Object Metadata
-and Kernel Descriptor, for code objects of version 4 to 6; the machine numbers are ``llvm/BinaryFormat/ELF.h``.
+They are LLVM's "User Guide for AMDGPU Backend" (AMDGPUUsage), sections ELF Code Object, Code Object Metadata and Kernel
+Descriptor, for code objects of version 4 to 6, where none other is named; the machine numbers are
+``llvm/BinaryFormat/ELF.h``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "OSABI_HSA",
     "SIMD_UNITS",
     "VALUE_KINDS",
+    "WORK_ITEMS",
     "Descriptor",
     "VectorRegisters",
     "features_of_flags",
@@ -55,6 +57,9 @@ _MACH_MASK = 0xFF
 # EF_AMDGPU_FEATURE_{XNACK,SRAMECC}_V4: two bits each. 0 is "not supported", 1 "any": the code runs either way.
 _FEATURES = (("sramecc", 10), ("xnack", 8))
 _OFF, _ON = 2, 3
+
+WORK_ITEMS = 2**32 - 1
+"""Threads along an axis of a grid: ``grid_size_x`` of the AQL dispatch packet (HSA runtime specification)."""
 
 HIDDEN = "hidden_"
 """Prefix of the ``.value_kind`` of arguments that the runtime fills by itself; no launcher passes them."""

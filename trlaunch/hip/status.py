@@ -11,10 +11,13 @@ import os
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, TrlaunchError
-from trlaunch.hip.bindings import filled, missing_device
+from trlaunch.hip.bindings import address, filled, missing_device
+
+if TYPE_CHECKING:
+    from trlaunch.driver import Function, LaunchConfig
 
 __all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "visible_devices"]
 
@@ -128,6 +131,10 @@ class Calls:
             raise self.error(call, int(status))
         return made
 
+    def address(self, call: str) -> int:
+        """Address of a function in the library that hip-python has loaded; 0 where it has none of that name."""
+        return address(call)
+
     def has(self, call: str) -> bool:
         """Whether this hip-python has a function."""
         return hasattr(self.bindings, call)
@@ -151,13 +158,13 @@ class Calls:
         with contextlib.suppress(*UNKNOWN_STATUS):
             self.bindings.hipGetLastError()  # its status is the error that is being cleared
 
-    def unknown(self, call: str, error: Exception) -> TrlaunchError:
+    def unknown(self, call: str, error: Exception, detail: str = "") -> TrlaunchError:
         """The error for a status that this hip-python is too old to have in its enumeration."""
         match = _UNKNOWN_STATUS.fullmatch(str(error))
         if match is None:
             return ArgumentError(f"hip-python refused the arguments of {call}: {error}")
         self.forget_last_error()
-        return self.error(call, int(match[1]))
+        return self.error(call, int(match[1]), detail)
 
     def missing(self, call: str, error: RuntimeError) -> TrlaunchError:
         """The error for a library that could not be loaded, or that lacks a function."""
@@ -169,6 +176,16 @@ class Calls:
             f"libamdhip64 has no {symbol[1]}, which {call} of this hip-python calls ({reason}): it is older than the "
             f"bindings; update ROCm, or install the hip-python of its release"
         )
+
+    def refused(
+        self, call: str, status: int | Exception, function: Function, config: LaunchConfig, nbytes: int
+    ) -> TrlaunchError:
+        """The error for a launch that failed: with a status, or with what the bindings raise for one that they lack."""
+        detail = f"launching {function.name!r} on {function.device} with {config} and {nbytes} bytes of parameters"
+        if isinstance(status, Exception):
+            return self.unknown(call, status, detail)
+        self.forget_last_error()
+        return self.error(call, status, detail)
 
     def error(self, call: str, status: int, detail: str = "") -> DriverError:
         """The exception for a failed call: code, name, the runtime's description, and what it usually means."""
