@@ -6,10 +6,15 @@ Every call of the CUDA driver goes through `Calls`, so no status is dropped. The
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,11 +65,16 @@ INIT_ADVICE = {
 UNKNOWN_STATUS = (ValueError, KeyError)
 """What ``cuda.bindings`` raises for a status that it has no member for (``KeyError`` in 13.0)."""
 
+_BINDINGS = "cuda.bindings.driver"
+
 _UNKNOWN_STATUS = r"(\d+)(?: is not a valid CUresult)?"
 
 
 def load_bindings() -> ModuleType:
-    """Import ``cuda.bindings.driver`` (cuda-python 12.8 or newer).
+    """Import ``cuda.bindings.driver`` (cuda-python 12.8 or newer), to call ``cuInit`` with next.
+
+    ``cuInit`` takes as long as the import or longer, and needs no GIL, so a thread has libcuda do its work meanwhile.
+    `Calls` calls it again, of the same library, and goes by that answer.
 
     Raises
     ------
@@ -72,12 +82,26 @@ def load_bindings() -> ModuleType:
         cuda-python is not installed, or so old that it has no ``cuda.bindings``.
     """
     try:
-        return importlib.import_module("cuda.bindings.driver")
+        if _BINDINGS in sys.modules or find_spec("cuda.bindings") is None:
+            return importlib.import_module(_BINDINGS)
+        meanwhile = threading.Thread(target=_initialise, name="trlaunch cuInit", daemon=True)
+        with suppress(RuntimeError):  # no thread is to be had: then one after the other
+            meanwhile.start()
+        try:
+            return importlib.import_module(_BINDINGS)
+        finally:
+            if meanwhile.ident is not None:
+                meanwhile.join()
     except ImportError as error:
         raise DeviceUnavailable(
             f"the CUDA driver needs cuda-python 12.8 or newer, and importing cuda.bindings.driver failed "
             f'({error}): pip install "trlaunch[cuda]"'
         ) from error
+
+
+def _initialise() -> None:
+    with suppress(OSError, AttributeError):  # no libcuda, or no real one: `Calls` meets that too, and says so
+        ctypes.CDLL("libcuda.so.1").cuInit(0)
 
 
 class Calls:
