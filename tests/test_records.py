@@ -70,6 +70,20 @@ def test_the_classes_are_the_same(body, settings, monkeypatch):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_arguments_are_taken_and_refused_alike(body, frozen):
+    given = [((), {}), ((), {"a": 1}), ((), {"b": 1, "a": 2}), ((1,), {"a": 2}), ((), {"z": 2}), (range(9), {})]
+    results = []
+    for made in (0, 1):
+        seen = []
+        for args, named in given:
+            kind = both(body, {"frozen": frozen})[made]  # its first object is not made by compiled code
+            seen += [outcome(lambda k=kind, a=args, n=named: repr(k(*a, **n))) for _ in range(30)]
+        results.append(seen)
+    assert results[0] == results[1]
+
+
 def test_hashes_are_those_of_equal_values():
     assert len({Pointer(5), Pointer(5), Pointer(6)}) == 2
     assert Pointer(5) != (5, None)

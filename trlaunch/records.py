@@ -2,9 +2,9 @@
 
 `dataclasses.dataclass` compiles up to eight methods for each class, which takes half a millisecond to one; the thirty
 classes that a first launch needs would be a twelfth of the time from the start of the process to a result. Here only
-``__init__`` is compiled, and when it is first called; the other methods are closures. The fields, as
-`dataclasses.replace`, `dataclasses.fields` and `dataclasses.asdict` want them, are made by the standard library when
-they are first asked for.
+``__init__`` is compiled, and only for a class of which many objects are made; the other methods are closures. The
+fields, as `dataclasses.replace`, `dataclasses.fields` and `dataclasses.asdict` want them, are made by the standard
+library when they are first asked for.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["dataclass"]
 
 _MISSING: Any = dataclasses.MISSING
+
+_FILLED = 16
+"""Objects of a class that are made before its ``__init__`` is compiled, which takes as long as some twenty of them."""
 
 
 class _Factory:
@@ -44,21 +48,54 @@ class _Fields:
 
 
 class _Initialiser:
-    """``__init__``, until it is first asked for: it is compiled then, and takes this one's place."""
+    """``__init__``: fills objects itself, until enough of them were made that compiling it pays, or it is looked at."""
 
-    def __init__(self, *given: Any) -> None:
-        self.given = given
+    def __init__(self, annotations: dict[str, Any], given: dict[str, Any], frozen: bool, checked: bool) -> None:
+        self.given = annotations, given, frozen, checked
+        self.names = tuple(annotations)
         self.owner: Any = None
+        self.left = _FILLED
 
     def __set_name__(self, owner: Any, name: str) -> None:
         self.owner = owner
 
     def __get__(self, instance: object, owner: Any) -> Any:
+        if instance is not None and self.left:
+            self.left -= 1
+            return partial(self.fill, instance)
+        made = self.compiled()
+        return made if instance is None else made.__get__(instance, owner)
+
+    def compiled(self) -> Any:
+        """The function, which takes this one's place."""
         made = _initialiser(*self.given)
         made.__qualname__ = f"{self.owner.__qualname__}.__init__"
         made.__module__ = self.owner.__module__
         self.owner.__init__ = made
-        return made if instance is None else made.__get__(instance, owner)
+        return made
+
+    def fill(self, instance: object, /, *args: Any, **named: Any) -> None:
+        """What the function would do; where the arguments do not fit, it is asked to say so."""
+        _, given, frozen, checked = self.given
+        values = {**dict(zip(self.names, args, strict=False)), **named}
+        fit = len(values) == len(args) + len(named)
+        for name in self.names:
+            if name not in values:
+                values[name] = _start(given.get(name, _MISSING))
+        if not fit or len(values) > len(self.names) or any(value is _MISSING for value in values.values()):
+            self.compiled()(instance, *args, **named)
+            return
+        put = object.__setattr__ if frozen else setattr
+        for name in self.names:
+            put(instance, name, values[name])
+        if checked:
+            instance.__post_init__()  # type: ignore[attr-defined]
+
+
+def _start(value: Any) -> Any:
+    """What a field that was given `value` in the class begins with."""
+    factory = getattr(value, "default_factory", _MISSING)
+    return _default(value) if factory is _MISSING else factory()
 
 
 def _default(value: Any) -> Any:
