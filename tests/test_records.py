@@ -33,7 +33,7 @@ def both(body, settings):
     """The class as each decorator makes it, and as a module has it, so that it can be pickled."""
     made = []
     for decorator in (dataclasses.dataclass, records.dataclass):
-        names = {"field": dataclasses.field, "__name__": __name__}
+        names = {"field": inspect.getmodule(decorator).field, "__name__": __name__}
         exec(f"from __future__ import annotations\nclass A:\n    '''Doc.'''\n    {BODIES[body]}\n", names)
         made.append(decorator(**settings)(names["A"]))
     return made

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import field
 from types import MappingProxyType
 
 from trlaunch.cuda import eiattr
@@ -16,7 +15,7 @@ from trlaunch.cuda.eiattr import Abi, Attribute
 from trlaunch.elf import ElfFile, reading
 from trlaunch.errors import ImageError
 from trlaunch.image import Image, ImageKernel, ImageParam
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.target import Target
 
 __all__ = ["read_image"]
