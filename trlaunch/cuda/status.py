@@ -21,7 +21,7 @@ from typing import Any
 
 from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, TrlaunchError
 
-__all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "load_bindings"]
+__all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "head_start", "load_bindings"]
 
 MINIMUM_DRIVER = (12, 0)
 """Toolkit version that a driver must serve: the first with ``cuCtxGetId``; ``cuLaunchKernelEx`` came with 11.8."""
@@ -70,11 +70,38 @@ _BINDINGS = "cuda.bindings.driver"
 _UNKNOWN_STATUS = r"(\d+)(?: is not a valid CUresult)?"
 
 
-def load_bindings() -> ModuleType:
-    """Import ``cuda.bindings.driver`` (cuda-python 12.8 or newer), to call ``cuInit`` with next.
+def head_start(module: str) -> None:
+    """Import a module and ``cuda.bindings.driver``, and have a thread call ``cuInit`` meanwhile.
 
-    ``cuInit`` takes as long as the import or longer, and needs no GIL, so a thread has libcuda do its work meanwhile.
-    `Calls` calls it again, of the same library, and goes by that answer.
+    ``cuInit`` takes as long as these imports or longer, and needs no GIL. `Calls` calls it again, of the same library,
+    and goes by that answer: this is for right before the driver is made. Where the bindings are imported already, or
+    are not installed, the module is imported and nothing else done.
+    """
+    try:
+        wanted = _BINDINGS not in sys.modules and find_spec("cuda.bindings") is not None
+    except ImportError:
+        wanted = False
+    meanwhile = threading.Thread(target=_initialise, name="trlaunch cuInit", daemon=True)
+    if wanted:
+        with suppress(RuntimeError):  # no thread is to be had: then one after the other
+            meanwhile.start()
+    try:
+        importlib.import_module(module)
+        if wanted:
+            with suppress(ImportError):  # `load_bindings` meets that too, and says so
+                importlib.import_module(_BINDINGS)
+    finally:
+        if meanwhile.ident is not None:
+            meanwhile.join()
+
+
+def _initialise() -> None:
+    with suppress(OSError, AttributeError):  # no libcuda, or no real one: `Calls` meets that too, and says so
+        ctypes.CDLL("libcuda.so.1").cuInit(0)
+
+
+def load_bindings() -> ModuleType:
+    """Import ``cuda.bindings.driver`` (cuda-python 12.8 or newer).
 
     Raises
     ------
@@ -82,26 +109,12 @@ def load_bindings() -> ModuleType:
         cuda-python is not installed, or so old that it has no ``cuda.bindings``.
     """
     try:
-        if _BINDINGS in sys.modules or find_spec("cuda.bindings") is None:
-            return importlib.import_module(_BINDINGS)
-        meanwhile = threading.Thread(target=_initialise, name="trlaunch cuInit", daemon=True)
-        with suppress(RuntimeError):  # no thread is to be had: then one after the other
-            meanwhile.start()
-        try:
-            return importlib.import_module(_BINDINGS)
-        finally:
-            if meanwhile.ident is not None:
-                meanwhile.join()
+        return importlib.import_module(_BINDINGS)
     except ImportError as error:
         raise DeviceUnavailable(
             f"the CUDA driver needs cuda-python 12.8 or newer, and importing cuda.bindings.driver failed "
             f'({error}): pip install "trlaunch[cuda]"'
         ) from error
-
-
-def _initialise() -> None:
-    with suppress(OSError, AttributeError):  # no libcuda, or no real one: `Calls` meets that too, and says so
-        ctypes.CDLL("libcuda.so.1").cuInit(0)
 
 
 class Calls:
