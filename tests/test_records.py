@@ -33,7 +33,7 @@ def both(body, settings):
     """The class as each decorator makes it, and as a module has it, so that it can be pickled."""
     made = []
     for decorator in (dataclasses.dataclass, records.dataclass):
-        names = {"field": dataclasses.field, "__name__": __name__}
+        names = {"field": inspect.getmodule(decorator).field, "__name__": __name__}
         exec(f"from __future__ import annotations\nclass A:\n    '''Doc.'''\n    {BODIES[body]}\n", names)
         made.append(decorator(**settings)(names["A"]))
     return made
@@ -66,6 +66,20 @@ def test_the_classes_are_the_same(body, settings, monkeypatch):
             seen += [outcome(setattr, o, "other", 5) is None, outcome(delattr, o, "nothing") is None]
             if settings["eq"] or body == "own":
                 seen += [pickle.loads(pickle.dumps(o)) == o, copy.deepcopy(o) == o, isinstance(outcome(hash, o), int)]
+        results.append(seen)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_arguments_are_taken_and_refused_alike(body, frozen):
+    given = [((), {}), ((), {"a": 1}), ((), {"b": 1, "a": 2}), ((1,), {"a": 2}), ((), {"z": 2}), (range(9), {})]
+    results = []
+    for made in (0, 1):
+        seen = []
+        for args, named in given:
+            kind = both(body, {"frozen": frozen})[made]  # its first object is not made by compiled code
+            seen += [outcome(lambda k=kind, a=args, n=named: repr(k(*a, **n))) for _ in range(30)]
         results.append(seen)
     assert results[0] == results[1]
 

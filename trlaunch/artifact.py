@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.errors import ArtifactError, FallbackWarning, MetadataError, warn
 from trlaunch.metadata import Metadata
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 
 if TYPE_CHECKING:
     from trlaunch.driver import Device

@@ -6,12 +6,11 @@ A driver receives the packed parameter bytes and never learns types; `trlaunch.d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Any, Protocol
 
 from trlaunch.errors import DeviceUnavailable
 from trlaunch.image import Image
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.target import Target
 
 __all__ = [

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -98,7 +97,7 @@ def describe(data: bytes) -> str:
 
 
 _ERRORS: tuple[type[Exception], ...] = (
-    struct.error, zlib.error, ValueError, OverflowError, LookupError, AssertionError, AttributeError, TypeError,
+    struct.error, ValueError, OverflowError, LookupError, AssertionError, AttributeError, TypeError,
     RecursionError,
 )  # fmt: skip
 
@@ -106,10 +105,12 @@ _ERRORS: tuple[type[Exception], ...] = (
 def _errors() -> tuple[type[Exception], ...]:
     if "elftools.common.exceptions" not in sys.modules:  # then pyelftools raised nothing
         return _ERRORS
+    import zlib
+
     from elftools.common.exceptions import DWARFError, ELFError
     from elftools.construct import ConstructError
 
-    return (ELFError, DWARFError, ConstructError, *_ERRORS)
+    return (ELFError, DWARFError, ConstructError, zlib.error, *_ERRORS)
 
 
 class Section:

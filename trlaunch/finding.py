@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
-
 from trlaunch.driver import DeviceProperties
 from trlaunch.image import Image, ImageKernel
 from trlaunch.metadata import Metadata
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.signature import Signature
 from trlaunch.target import Target
 
@@ -65,6 +63,8 @@ class Report:
 
     def to_dict(self) -> dict[str, object]:
         """The report for JSON."""
+        from dataclasses import asdict
+
         return {"title": self.title, "ok": self.ok, "findings": [asdict(f) for f in self.findings]}
 
     def __str__(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from trlaunch.image import Image
 from trlaunch.metadata import Metadata
 from trlaunch.packing import Packer, flatten
 from trlaunch.placement import grid_sizes, place_of
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.target import Target
 
 if TYPE_CHECKING:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from trlaunch.errors import MetadataError, TrlaunchError
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.target import Target
 
 __all__ = ["Metadata", "TensorDescriptorMeta"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
 
 from trlaunch.errors import ArtifactError
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 
 __all__ = ["Argument", "Function", "find_function", "split_list"]
 

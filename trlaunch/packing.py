@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from typing import Any
 
 from trlaunch.driver import Buffer, Device, DeviceProperties, Driver, PackedArguments
 from trlaunch.errors import ArgumentError
 from trlaunch.metadata import Metadata, TensorDescriptorMeta
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.scalars import SCALARS
 from trlaunch.signature import Param, Signature, category
 from trlaunch.tensor_descriptor import Resolved, TensorDescriptor, TensorMapCache, settled

@@ -2,22 +2,25 @@
 
 `dataclasses.dataclass` compiles up to eight methods for each class, which takes half a millisecond to one; the thirty
 classes that a first launch needs would be a twelfth of the time from the start of the process to a result. Here only
-``__init__`` is compiled, and when it is first called; the other methods are closures. The fields, as
-`dataclasses.replace`, `dataclasses.fields` and `dataclasses.asdict` want them, are made by the standard library when
-they are first asked for.
+``__init__`` is compiled, and only for a class of which many objects are made; the other methods are closures. The
+fields, as `dataclasses.replace`, `dataclasses.fields` and `dataclasses.asdict` want them, are made by the standard
+library when they are first asked for, and it is imported then.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import reprlib
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["dataclass"]
+__all__ = ["dataclass", "field", "replace"]
 
-_MISSING: Any = dataclasses.MISSING
+_MISSING: Any = object()
+
+_FILLED = 32
+"""Objects of a class that are made before its ``__init__`` is compiled, which takes as long as some thirty of them."""
 
 
 class _Factory:
@@ -30,6 +33,16 @@ class _Factory:
 _FACTORY = _Factory()
 
 
+class _Field:
+    """What `field` gives."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.default = settings.get("default", _MISSING)
+        self.default_factory = settings.get("default_factory", _MISSING)
+        self.repr = settings.get("repr", True)
+
+
 class _Fields:
     """``__dataclass_fields__``, until it is first read."""
 
@@ -37,32 +50,70 @@ class _Fields:
         self.body = body
 
     def __get__(self, instance: object, owner: Any) -> Any:
+        import dataclasses
+
         body = {"__doc__": owner.__name__, **self.body}  # without, the signature would be taken for it
+        for name, value in self.body.items():
+            if isinstance(value, _Field):
+                body[name] = dataclasses.field(**value.settings)
         model: Any = dataclasses.dataclass(init=False, eq=False, repr=False)(type(owner.__name__, (), body))
         owner.__dataclass_fields__ = model.__dataclass_fields__
         return owner.__dataclass_fields__
 
 
 class _Initialiser:
-    """``__init__``, until it is first asked for: it is compiled then, and takes this one's place."""
+    """``__init__``: fills objects itself, until enough of them were made that compiling it pays, or it is looked at."""
 
-    def __init__(self, *given: Any) -> None:
-        self.given = given
+    def __init__(self, annotations: dict[str, Any], given: dict[str, Any], frozen: bool, checked: bool) -> None:
+        self.given = annotations, given, frozen, checked
+        self.names = tuple(annotations)
         self.owner: Any = None
+        self.left = _FILLED
 
     def __set_name__(self, owner: Any, name: str) -> None:
         self.owner = owner
 
     def __get__(self, instance: object, owner: Any) -> Any:
+        if instance is not None and self.left:
+            self.left -= 1
+            return partial(self.fill, instance)
+        made = self.compiled()
+        return made if instance is None else made.__get__(instance, owner)
+
+    def compiled(self) -> Any:
+        """The function, which takes this one's place."""
         made = _initialiser(*self.given)
         made.__qualname__ = f"{self.owner.__qualname__}.__init__"
         made.__module__ = self.owner.__module__
         self.owner.__init__ = made
-        return made if instance is None else made.__get__(instance, owner)
+        return made
+
+    def fill(self, instance: object, /, *args: Any, **named: Any) -> None:
+        """What the function would do; where the arguments do not fit, it is asked to say so."""
+        _, given, frozen, checked = self.given
+        values = {**dict(zip(self.names, args, strict=False)), **named}
+        fit = len(values) == len(args) + len(named)
+        for name in self.names:
+            if name not in values:
+                values[name] = _start(given.get(name, _MISSING))
+        if not fit or len(values) > len(self.names) or any(value is _MISSING for value in values.values()):
+            self.compiled()(instance, *args, **named)
+            return
+        put = object.__setattr__ if frozen else setattr
+        for name in self.names:
+            put(instance, name, values[name])
+        if checked:
+            instance.__post_init__()  # type: ignore[attr-defined]
+
+
+def _start(value: Any) -> Any:
+    """What a field that was given `value` in the class begins with."""
+    factory = getattr(value, "default_factory", _MISSING)
+    return _default(value) if factory is _MISSING else factory()
 
 
 def _default(value: Any) -> Any:
-    return value.default if isinstance(value, dataclasses.Field) else value
+    return value.default if isinstance(value, _Field) else value
 
 
 def _make(kind: type[Any], frozen: bool, slots: bool, eq: bool) -> type[Any]:
@@ -77,7 +128,7 @@ def _make(kind: type[Any], frozen: bool, slots: bool, eq: bool) -> type[Any]:
         "__init__": _Initialiser(annotations, given, frozen, "__post_init__" in body),
         "__repr__": _representation(shown),
         "__match_args__": names,
-        "__replace__": dataclasses.replace,
+        "__replace__": _replace,
         "__dataclass_fields__": _Fields({"__annotations__": annotations, **given}),
     }
     if eq:
@@ -146,11 +197,19 @@ def _representation(names: tuple[str, ...]) -> Callable[[Any], str]:
 
 
 def _refuse_to_set(_self: Any, name: str, _value: Any) -> None:
-    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
 
 def _refuse_to_delete(_self: Any, name: str) -> None:
-    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _replace(record: Any, /, **changes: Any) -> Any:
+    return type(record)(**{name: getattr(record, name) for name in record.__match_args__} | changes)
 
 
 def _restore(self: Any, state: list[Any]) -> None:
@@ -159,11 +218,16 @@ def _restore(self: Any, state: list[Any]) -> None:
 
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
+    from dataclasses import dataclass, field, replace
 else:
+    replace = _replace
 
     def dataclass(kind: Any = None, /, *, frozen: bool = False, slots: bool = False, eq: bool = True) -> Any:
         """`dataclasses.dataclass`, for classes whose bases are no dataclasses, with these settings alone."""
         if kind is None:
             return lambda kind: _make(kind, frozen, slots, eq)
         return _make(kind, frozen, slots, eq)
+
+    def field(**settings: Any) -> Any:
+        """`dataclasses.field`, with ``default``, ``default_factory`` and ``repr``."""
+        return _Field(**settings)

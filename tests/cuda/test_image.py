@@ -162,13 +162,13 @@ def test_attribute_names_agree_with_cuobjdump(cuobjdump: Oracle, ptxas: Oracle, 
                 assert len(numbers) == len(names)
                 for number, name in zip(numbers, names, strict=True):
                     seen.setdefault(number, set()).add(name)
-    for attribute in eiattr.Attribute:
-        if attribute in seen:
-            assert seen[attribute] <= {f"EIATTR_{attribute.name}", "unknown Attribute"}
+    for number, name in eiattr.ATTRIBUTE_NAMES.items():
+        if number in seen:
+            assert seen[number] <= {f"EIATTR_{name}", "unknown Attribute"}
     used = {"KPARAM_INFO", "KPARAM_INFO_V2", "CBANK_PARAM_SIZE", "PARAM_CBANK", "REQNTID", "MAX_THREADS", "REGCOUNT",
             "CTA_PER_CLUSTER", "EXPLICIT_CLUSTER", "MAX_CLUSTER_RANK", "FRAME_SIZE", "MIN_STACK_SIZE", "ANNOTATIONS",
             "CUDA_API_VERSION"}  # fmt: skip
-    assert used <= {eiattr.Attribute(number).name for number in seen if number in set(eiattr.Attribute)}
+    assert used <= {eiattr.ATTRIBUTE_NAMES.get(number) for number in seen}
 
 
 def _sections(data: bytes) -> dict[str, bytes]:

@@ -10,13 +10,12 @@ import ctypes
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trlaunch.cuda.context import INVALID_CONTEXT
 from trlaunch.cuda.status import UNKNOWN_STATUS
 from trlaunch.driver import DeviceProperties, Function, LaunchConfig, PackedArguments
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, replace
 
 if TYPE_CHECKING:
     from trlaunch.cuda.driver import CudaDriver

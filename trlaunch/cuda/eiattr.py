@@ -16,7 +16,9 @@ from trlaunch.errors import ImageError
 __all__ = [
     "ACCELERATOR_FLAG",
     "ANNOTATION",
+    "ATTRIBUTE_NAMES",
     "CBANK",
+    "CUDA_ACCELERATOR_TARGET",
     "DIMENSIONS",
     "EM_CUDA",
     "FUNCTION_VALUE",
@@ -32,7 +34,6 @@ __all__ = [
     "UNKNOWN_SIZE",
     "Abi",
     "Attribute",
-    "Compat",
     "Format",
     "decode",
     "sm_of_flags",
@@ -58,7 +59,7 @@ ACCELERATOR_FLAG = {Abi.V7: 1 << 11, Abi.V8: 1 << 3}
 """Bit of ``e_flags`` that stands for the ``a`` of ``sm_90a``.
 
 Flags 0x5a055a and 0x5a0d5a for sm_90 and sm_90a (ptxas 12.4 to 12.9), 0x6006402 and 0x600640a for sm_100 and sm_100a
-(ptxas 12.8, 12.9). ptxas 13 leaves the bit clear and writes `Compat.CUDA_ACCELERATOR_TARGET` instead. No version
+(ptxas 12.8, 12.9). ptxas 13 leaves the bit clear and writes `CUDA_ACCELERATOR_TARGET` instead. No version
 tells sm_100f from sm_100 other than by the command line in ``.note.nv.tkinfo``.
 """
 
@@ -75,7 +76,7 @@ RESERVED_SHARED = 1024
 """Bytes of ``.nv.shared.<kernel>`` that are the driver's own, from sm_90 on; none below."""
 
 
-class Format(IntEnum):
+class Format:
     """First byte of an attribute; the second is the attribute's number (``EIFMT_*`` in ``cuobjdump -elf``)."""
 
     NVAL = 1  # no value; two bytes of padding
@@ -84,8 +85,11 @@ class Format(IntEnum):
     SVAL = 4  # a two-byte size, then that many bytes
 
 
-class Attribute(IntEnum):
-    """``EIATTR_*``: attributes of ``.nv.info`` and ``.nv.info.<kernel>``."""
+class Attribute:
+    """``EIATTR_*``: attributes of ``.nv.info`` and ``.nv.info.<kernel>``.
+
+    Plain numbers: an enumeration of these takes as long to make as reading a cubin does.
+    """
 
     PAD = 0x00
     MAX_THREADS = 0x05
@@ -117,10 +121,10 @@ class Attribute(IntEnum):
     PREEXIT_USED = 0x6D
 
 
-class Compat(IntEnum):
-    """``EICOMPAT_ATTR_*``: attributes of ``.nv.compat``."""
+ATTRIBUTE_NAMES = {number: name for name, number in vars(Attribute).items() if name.isupper()}
 
-    CUDA_ACCELERATOR_TARGET = 0x09
+CUDA_ACCELERATOR_TARGET = 0x09
+"""``EICOMPAT_ATTR_*``: attribute of ``.nv.compat``."""
 
 
 # Payloads, little-endian.

@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import field
 from types import MappingProxyType
 
 from trlaunch.cuda import eiattr
-from trlaunch.cuda.eiattr import Abi, Attribute
+from trlaunch.cuda.eiattr import ATTRIBUTE_NAMES, Abi, Attribute
 from trlaunch.elf import ElfFile, reading
 from trlaunch.errors import ImageError
 from trlaunch.image import Image, ImageKernel, ImageParam
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, field
 from trlaunch.target import Target
 
 __all__ = ["read_image"]
@@ -131,7 +130,7 @@ def _target(file: ElfFile, abi: Abi, toolkit: _Toolkit) -> Target:
         raise ImageError(f"this cubin is damaged: e_flags {flags:#x} state architecture sm_{sm}")
     compat = file.section(".nv.compat")
     stated = dict(eiattr.decode(file.content(compat), ".nv.compat")) if compat is not None else {}
-    accelerator = stated.get(eiattr.Compat.CUDA_ACCELERATOR_TARGET, flags & eiattr.ACCELERATOR_FLAG[abi])
+    accelerator = stated.get(eiattr.CUDA_ACCELERATOR_TARGET, flags & eiattr.ACCELERATOR_FLAG[abi])
     if accelerator:
         suffix = "a"
     else:
@@ -216,7 +215,7 @@ def _function_values(file: ElfFile, symbols: _Symbols) -> Mapping[str, Mapping[i
             index, amount = _unpack(eiattr.FUNCTION_VALUE, value, ".nv.info", number)
             if index not in symbols.names:
                 raise ImageError(
-                    f"this cubin is damaged: {Attribute(number).name} of .nv.info is about symbol {index}, "
+                    f"this cubin is damaged: {ATTRIBUTE_NAMES[number]} of .nv.info is about symbol {index}, "
                     "which is no function"
                 )
             found.setdefault(symbols.names[index], {})[number] = amount
@@ -250,7 +249,7 @@ def _unpack(layout: struct.Struct, value: int | bytes, where: str, number: int) 
     if not isinstance(value, bytes) or len(value) != layout.size:
         size = len(value) if isinstance(value, bytes) else "no"
         raise ImageError(
-            f"this cubin is damaged: {Attribute(number).name} of {where} has {size} bytes, expected {layout.size}"
+            f"this cubin is damaged: {ATTRIBUTE_NAMES[number]} of {where} has {size} bytes, expected {layout.size}"
         )
     return layout.unpack(value)
 
@@ -341,5 +340,5 @@ def _param(ordinal: int, offset: int, size: int, space: int) -> ImageParam:
 def _dimensions(value: int | bytes, where: str, number: int) -> tuple[int, int, int]:
     x, y, z = _unpack(eiattr.DIMENSIONS, value, where, number)
     if min(x, y, z) < 1:
-        raise ImageError(f"this cubin is damaged: {Attribute(number).name} of {where} is {x}, {y}, {z}")
+        raise ImageError(f"this cubin is damaged: {ATTRIBUTE_NAMES[number]} of {where} is {x}, {y}, {z}")
     return x, y, z

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trlaunch.driver import DeviceProperties, Function, LaunchConfig, PackedArguments
 from trlaunch.errors import TrlaunchError
 from trlaunch.hip.note import WORK_ITEMS
 from trlaunch.hip.status import UNKNOWN_STATUS
-from trlaunch.records import dataclass
+from trlaunch.records import dataclass, replace
 
 if TYPE_CHECKING:
     from trlaunch.hip.driver import HipDriver
