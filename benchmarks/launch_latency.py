@@ -1,9 +1,10 @@
 """How long the host takes for one launch, beside every other way to launch the same kernel.
 
-All ways are measured in one process and one run, in turns, because the floor moves from run to run: each round times
-so many launches of every way, in bursts between which the device is waited for. Only the calls are timed, not the
-waiting; figures are medians over the rounds. What a kernel stores is compared before it is timed. Every way is called
-as a program would call it, argument by argument, from a loop of its own.
+All ways are measured in one process and one run, in turns, because the floor moves from run to run, and on a shared
+host from second to second: each round times so many launches of every way, in bursts between which the device is waited
+for. Only the calls are timed, not the waiting; figures are medians over the rounds, also those of ratios and
+differences, which are taken within a round. What a kernel stores is compared before it is timed. Every way is called as
+a program would call it, argument by argument, from a loop of its own.
 
 The floor is the quickest of four C loops with everything packed before: over ``cuLaunchKernel`` and
 ``cuLaunchKernelEx``, with the parameters in one buffer and by an address each. The last column is the ratio to the
@@ -117,23 +118,30 @@ def report(s: Subject, floors: list[Way], ways: list[Way], missing: dict[str, st
     """Print the table of one kernel; its figures."""
     medians = {way.name: statistics.median(way.times) for way in (*floors, *ways)}
     base = min(floors or ways[:1], key=lambda way: medians[way.name])
-    floor = medians[base.name]
-    usual = min((medians[way.name] for way in floors if "cuLaunchKernel," in way.name), default=floor)
+    usual = min((f for f in floors if "cuLaunchKernel," in f.name), key=lambda way: medians[way.name], default=base)
+
+    def ratio(way: Way, to: Way) -> float:
+        return statistics.median(a / b for a, b in zip(way.times, to.times, strict=True))
+
+    def above(way: Way) -> float:
+        return statistics.median(a - b for a, b in zip(way.times, base.times, strict=True))
+
     print(f"\n{SUBJECTS[s.name][2]}; the floor is {base.name}")
     print(f"  {'way':58} {'us':>7} {'above':>7} {'ratio':>6}  {'quarters of the rounds':22}  of cuLaunchKernel")
     for way in sorted((*floors, *ways), key=lambda way: medians[way.name]):
         us = medians[way.name]
         low, _, high = statistics.quantiles(way.times, n=4)
         quarters = f"{low:.2f} - {high:.2f}"
-        print(f"  {way.name:58} {us:7.3f} {us - floor:+7.3f} {us / floor:6.3f}  {quarters:22}  {us / usual:.3f}")
+        print(f"  {way.name:58} {us:7.3f} {above(way):+7.3f} {ratio(way, base):6.3f}  {quarters:22}", end="  ")
+        print(f"{ratio(way, usual):.3f}")
     for left_out, reason in missing.items():
         print(f"  not measured: {left_out} ({reason.splitlines()[0] if reason else 'no reason'})")
     figures = {
         way.name: {
             "median": medians[way.name],
-            "ratio": medians[way.name] / floor,
-            "ratio_to_cuLaunchKernel": medians[way.name] / usual,
-            "above": medians[way.name] - floor,
+            "ratio": ratio(way, base),
+            "ratio_to_cuLaunchKernel": ratio(way, usual),
+            "above": above(way),
             "rounds": way.times,
         }
         for way in (*floors, *ways)
@@ -185,8 +193,8 @@ def pure_python(options: argparse.Namespace) -> dict[str, Any] | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--launches", type=int, default=2_000, help="of each way in each round")
+    parser.add_argument("--rounds", type=int, default=61)
+    parser.add_argument("--launches", type=int, default=1_000, help="of each way in each round")
     parser.add_argument("--burst", type=int, default=250, help="launches between two synchronisations")
     parser.add_argument("--own", action="store_true", help="only the floors and trlaunch, in this process alone")
     parser.add_argument("--only", default="", metavar="KERNELS", help=f"some of {','.join(SUBJECTS)}")

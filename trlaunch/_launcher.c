@@ -29,7 +29,8 @@ enum {
     MAPS = 8, MAP_SIZE = 128, MAP_BYTES = 256, MAX_RANK = 5, MAX_DEPTH = 16
 };
 
-enum { POINTER, INTEGER, FP16, BF16, FP32, FP64, UNTYPED4, UNTYPED8, TENSOR_MAP };
+enum { POINTER, INTEGER, FP16, BF16, FP32, FP64, UNTYPED4, UNTYPED8, TENSOR_MAP,
+       DIGIT /* an INTEGER of 4 bytes that takes whatever an int of one digit holds: nearly all are; see plan_init */ };
 
 enum { UNUSUAL = 0, DONE = 1, FAILED = -1, ELSEWHERE = 2 };
 
@@ -180,10 +181,7 @@ typedef struct {
 
 /* What a launch reads of a parameter, as little as can be: behind a launch it is no longer in the nearest cache. */
 typedef struct {
-    union {
-        struct { uint8_t kind, size; };
-        uint16_t form; /* both at once: FORM(kind, size) */
-    };
+    uint8_t kind, size;
     uint16_t offset;
     uint32_t below; /* divisibility - 1; it is a power of two */
     union {
@@ -192,7 +190,6 @@ typedef struct {
     };
 } Slot;
 
-#define FORM(kind, size) ((uint16_t)((kind) | (size) << 8))
 enum { NEVER_USUAL = -1 };
 
 typedef struct {
@@ -382,6 +379,8 @@ static int plan_init(Plan *self, PyObject *args, PyObject *keywords) {
         s->below = (uint32_t)(divisibility - 1);
         if (kind == POINTER) s->dtypes = dtypes, s->usual = (uint64_t)NEVER_USUAL;
         else s->low = low, s->high = high;
+        if (kind == INTEGER && size == 4 && low <= -(1LL << PyLong_SHIFT) && high >= 1ULL << PyLong_SHIFT && !s->below)
+            s->kind = DIGIT;
         if (encoding == Py_None || !self->encode_tiled) continue;
         Encoding *e = &more->encoding;
         unsigned long long those;
@@ -594,9 +593,8 @@ static int unusual(void) {
     return UNUSUAL;
 }
 
-/* The value of an int of one digit, which nearly every one is; 0 for another object. */
-static inline int small(PyObject *object, int64_t *out) {
-    if (!PyLong_CheckExact(object)) return 0;
+/* The value of an int of one digit, which nearly every one is; 0 for another. */
+static inline int digit_of(PyObject *object, int64_t *out) {
 #if PY_VERSION_HEX >= 0x030C0000
     if (!PyUnstable_Long_IsCompact((PyLongObject *)object)) return 0;
     *out = PyUnstable_Long_CompactValue((PyLongObject *)object);
@@ -607,6 +605,9 @@ static inline int small(PyObject *object, int64_t *out) {
 #endif
     return 1;
 }
+
+/* The same of any object. */
+static inline int small(PyObject *object, int64_t *out) { return PyLong_CheckExact(object) && digit_of(object, out); }
 
 static inline PyObject *slot_of(PyObject *object, Py_ssize_t offset) { return *(PyObject **)((char *)object + offset); }
 
@@ -1125,7 +1126,7 @@ static int place(Packing *p, PyObject *value, int depth) {
         return place_descriptor(p, &p->plan->more[p->position], value);
     switch (s->kind) {
     case POINTER: return place_pointer(p, s, value);
-    case INTEGER: return place_integer(p, s, value);
+    case INTEGER: case DIGIT: return place_integer(p, s, value);
     case FP16: case BF16: case FP32: case FP64: return place_float(p, s, s->kind, value);
     case UNTYPED4: return PyFloat_Check(value) ? place_float(p, s, FP32, value) : place_integer(p, s, value);
     case UNTYPED8: return PyLong_Check(value) ? place_integer(p, s, value) : place_pointer(p, s, value);
@@ -1225,6 +1226,14 @@ static inline void fetch_tensors(PyObject *const *args, Py_ssize_t count, const 
     }
 }
 
+/* An int that fits into the 4 or 8 bytes of a slot. */
+static APART int pack_integer(const Slot *s, unsigned char *data, int64_t number) {
+    if (s->kind != INTEGER || (number < 0 ? number < s->low : (uint64_t)number > s->high)) return UNUSUAL;
+    if ((uint64_t)number & s->below || (s->size != 4 && s->size != 8)) return UNUSUAL;
+    memcpy(data + s->offset, &number, s->size);
+    return DONE;
+}
+
 enum { LOCATED = 1, BY_TORCH = 2 }; /* what pack_usual saw: values on the plan's device, torch's tensors */
 
 /*
@@ -1244,11 +1253,9 @@ static HOT APART Py_ssize_t pack_usual(const Plan *plan, unsigned char *data, in
         PyTypeObject *type = Py_TYPE(value);
         if (type == &PyLong_Type) {
             int64_t number;
-            if (s->kind != INTEGER || !small(value, &number)) break;
-            if ((number < 0 ? number < s->low : (uint64_t)number > s->high) || (uint64_t)number & s->below) break;
-            if (s->form == FORM(INTEGER, 4)) memcpy(data + s->offset, &number, 4);
-            else if (s->form == FORM(INTEGER, 8)) memcpy(data + s->offset, &number, 8);
-            else break;
+            if (!digit_of(value, &number)) break;
+            if (s->kind == DIGIT) memcpy(data + s->offset, &number, 4);
+            else if (!pack_integer(s, data, number)) break;
         } else if (s->kind == POINTER) {
             uint64_t address;
             if (type == tensor) {
@@ -1269,7 +1276,7 @@ static HOT APART Py_ssize_t pack_usual(const Plan *plan, unsigned char *data, in
             }
             if (address & s->below) break;
             memcpy(data + s->offset, &address, 8);
-        } else if (type == &PyFloat_Type && s->form == FORM(FP32, 4)) {
+        } else if (type == &PyFloat_Type && s->kind == FP32) {
             double number = PyFloat_AS_DOUBLE(value);
             float single = (float)number;
             if (number != number) break; /* which NaN it becomes is for one place to decide */
