@@ -43,6 +43,7 @@ static _Thread_local int thread_index; /* from 1, in the order of first calls */
 typedef struct { char *text; size_t size; CUresult status; const char *name; } Record;
 
 static void put(Record *r, const char *format, ...) {
+    if (!log_file) return;
     va_list list;
     va_start(list, format);
     int n = vsnprintf(NULL, 0, format, list);
