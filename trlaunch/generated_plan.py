@@ -108,8 +108,15 @@ class GeneratedPlan:
         packer = struct.Struct(layout)
         arguments = "".join(f"a{i}, " for i in range(len(self.places)))
         packed = "".join(f"{value}, " for value in values)
+        direct = self.direct
+        here, packing, launching, named = direct.written(f"pack_into(view, 0, {packed})")
+        names |= named
+        if direct.scratch is not None:
+            names["lent"] = direct.scratch.lent
+            launching = ["with lent(view, ctas, stream):", *(f"    {line}" for line in launching)]
         lines = [
             "def run(grid, args, stream):",
+            "    global kept",
             f"    if len(args) != {len(self.places)}:",
             "        return False",
             *([f"    {arguments}= args"] if arguments else []),
@@ -125,42 +132,41 @@ class GeneratedPlan:
             "        return False",
             "    if asked and asked != (stream or 1):",
             "        return False",
-            "    try:",
-            "        seen, launch = configured[grid, stream]",
-            "    except (KeyError, TypeError):",
-            "        seen, launch = configure(grid, stream)",
-            "        if launch is None:",
+            "    seen, sent, ctas, made = kept",
+            "    if grid is not seen or stream != sent:",
+            "        found = configure(grid, stream)",
+            "        if found is None:",
             "            return False",
-            "    if seen is not grid and not plain(grid):",
-            "        return False",
+            "        _, _, ctas, made = found",
+            "        if type(grid) is not list:",
+            "            kept = found",
+            *(f"    {line}" for line in here),
             "    try:",
-            f"        if launch(pack_into, ({packed})):",
-            "            return True",
-            f"        return (located or fixed) and push(grid, stream, ({packed}))",
-            "    except (error, OverflowError):",
+            "        if entry is None:",
+            f"            return (located or fixed) and push(ctas, stream, ({packed}))",
+            *(f"        {line}" for line in packing),
+            "    except (misfit, OverflowError):",
             "        return False",
+            *(f"    {line}" for line in launching),
+            "    return True",
         ]
         # None of these refers to the plan: it must go, and the kernel's module with it, when the kernel does.
-        configured: dict[Any, Any] = {}
-        direct = self.direct
         ctas_of = functools.partial(_ctas, direct.config, direct.limit(self.properties), self.grids)
 
-        def push(grid: Any, stream: int, packed: tuple[Any, ...]) -> bool:
-            ctas = ctas_of(grid)
-            if ctas is None or direct.scratch is not None:
+        def push(ctas: tuple[int, int, int], stream: int, packed: tuple[Any, ...]) -> bool:
+            if direct.scratch is not None:
                 return False
             direct.push(ctas, stream, packer.pack(*packed))
             return True
 
         names |= {
             "ordinal": ordinal,
-            "configured": configured,
-            "configure": _configure(configured, ctas_of, direct.launcher()),
-            "plain": _is_plain,
+            "kept": (None, None, None, None),
+            "configure": _configure(ctas_of, direct.configured),
             "push": push,
             "fixed": self.fixed,
             "pack_into": packer.pack_into,
-            "error": struct.error,
+            "misfit": struct.error,
         }
         if self.torch is not None:
             names |= {"Tensor": self.torch.Tensor, "current": self.torch._C._cuda_getCurrentRawStream}
@@ -378,23 +384,33 @@ def _ctas(
     return None if config.cooperative and found not in fitting else found
 
 
+_Configured = tuple[Any, int, tuple[int, int, int], Any]
+
+
 def _configure(
-    configured: dict[Any, Any],
     ctas_of: Callable[[Any], tuple[int, int, int] | None],
     make: Callable[[tuple[int, int, int], int], Any],
-) -> Callable[[Any, int], tuple[Any, Any]]:
-    """What the generated function calls for a grid and a stream that `configured` has not."""
+) -> Callable[[Any, int], _Configured | None]:
+    """A function that gives the configuration of a grid and a stream, and keeps it: both, CTAs, what the driver takes.
 
-    def configure(grid: Any, stream: int) -> tuple[Any, Any]:
-        ctas = ctas_of(grid)
-        if ctas is None or not 0 <= stream < 2**64:
-            return None, None
-        launch = make(ctas, stream)
-        if type(grid) is not list:
-            if len(configured) >= _MOST_CONFIGURATIONS:
-                configured.clear()
-            configured[grid, stream] = grid, launch
-        return grid, launch
+    It gives ``None`` for a grid that the explaining path must look at.
+    """
+    configured: dict[Any, _Configured] = {}
+
+    def configure(grid: Any, stream: int) -> _Configured | None:
+        try:
+            _, _, ctas, made = configured[grid, stream]
+        except (KeyError, TypeError):
+            found = ctas_of(grid)
+            if found is None or not 0 <= stream < 2**64:
+                return None
+            made = grid, stream, found, make(found, stream)
+            if type(grid) is not list:
+                if len(configured) >= _MOST_CONFIGURATIONS:
+                    configured.clear()
+                configured[grid, stream] = made
+            return made
+        return (grid, stream, ctas, made) if _is_plain(grid) else None
 
     return configure
 

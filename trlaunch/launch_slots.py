@@ -6,7 +6,8 @@ them derive from a signature or keep about foreign types is here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from trlaunch.driver import Driver
@@ -74,26 +75,16 @@ class Scratch:
         for _, address in granted:
             self.driver.free_scratch(address, self.ordinal, stream)
 
-    def around(
-        self, launch: Callable[[Callable[..., None], Any], bool], ctas: tuple[int, int, int], stream: int
-    ) -> Callable[[Callable[..., None], Any], bool]:
-        """The launch of a plan with scratch allocated before and given back behind it."""
-
-        def launch_with_scratch(pack_into: Callable[..., None], values: Any) -> bool:
-            granted: list[tuple[int, int]] = []
-
-            def pack_with_scratch(view: memoryview, at: int, *values: Any) -> None:
-                pack_into(view, at, *values)
-                granted.extend(self.grant(ctas, stream))
-                for offset, address in granted:
-                    view[at + offset : at + offset + 8] = address.to_bytes(8, "little")
-
-            try:
-                return launch(pack_with_scratch, values)
-            finally:
-                self.release(granted, stream)
-
-        return launch_with_scratch
+    @contextmanager
+    def lent(self, view: memoryview, ctas: tuple[int, int, int], stream: int) -> Iterator[None]:
+        """Have the addresses in a buffer for the length of a launch."""
+        granted = self.grant(ctas, stream)
+        try:
+            for offset, address in granted:
+                view[offset : offset + 8] = address.to_bytes(8, "little")
+            yield
+        finally:
+            self.release(granted, stream)
 
 
 def dtype_mask(param: Param) -> int:

@@ -153,45 +153,52 @@ class DirectLaunch:
         config = replace(self.config, grid=grid, stream=stream)
         raise self.driver.calls.refused(self.steps[step], status, self.function, config, self.nbytes)
 
-    def launcher(
-        self,
-    ) -> Callable[[tuple[int, int, int], int], Callable[[Callable[..., None], Any], bool]]:
-        """For the interpreter: a function of grid and stream that gives the launch in that configuration.
+    def configured(self, grid: tuple[int, int, int], stream: int) -> Any:
+        """What `written` calls ``made``."""
+        return self.driver.launch_config(replace(self.config, grid=grid, stream=stream))
 
-        The launch takes a function that packs into a buffer and its values; it says whether a context of the device
-        was current. It is not when there is none, or another device's: `push` then does it.
+    def written(self, pack: str) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
+        """For the interpreter: lines that launch, and what they name.
+
+        Parameters
+        ----------
+        pack : str
+            A line that packs into ``view``.
+
+        Returns
+        -------
+        here : list of str
+            Lines that find ``entry``: ``None`` when no context of the device is current, so that `push` has to do it.
+        packing, launching : list of str
+            Lines that take a buffer and pack into it, and those that launch from it in the configuration ``made``, or
+            raise.
+        names : dict
         """
-        driver, function = self.driver, self.function
+        driver, nbytes = self.driver, self.nbytes
         bindings, parameters = driver.calls.bindings, driver.parameters
-        extra_of, scratch = parameters.extra_of, self.scratch
-        identify, launch_kernel = bindings.cuCtxGetId, bindings.cuLaunchKernelEx
-        entries = function.handle.entries
-        non_portable, nbytes = self.non_portable, self.nbytes
-
-        def configure(grid: tuple[int, int, int], stream: int) -> Callable[[Callable[..., None], Any], bool]:
-            made = driver.launch_config(replace(self.config, grid=grid, stream=stream))
-
-            def launch(pack_into: Callable[..., None], values: Any) -> bool:
-                try:
-                    status, context_id = identify(None)
-                except UNKNOWN_STATUS as error:
-                    raise driver.calls.unknown("cuCtxGetId", error) from error
-                entry = None if status else entries.get(context_id)
-                if entry is None or (non_portable and not entry.non_portable_cluster):
-                    return False
-                view, extras = parameters.both
-                pack_into(view, 0, *values)
-                try:
-                    (status,) = launch_kernel(made, entry.function, None, extras.get(nbytes) or extra_of(nbytes))
-                except UNKNOWN_STATUS as error:
-                    self.fail("launch", error, grid, stream)
-                if status:
-                    self.fail("launch", int(status), grid, stream)
-                return True
-
-            return launch if scratch is None else scratch.around(launch, grid, stream)
-
-        return configure
+        names = {
+            "identify": bindings.cuCtxGetId, "launch_kernel": bindings.cuLaunchKernelEx, "unknown": UNKNOWN_STATUS,
+            "entries": self.function.handle.entries, "parameters": parameters, "extra_of": parameters.extra_of,
+            "calls": driver.calls, "fail": self.fail,
+        }  # fmt: skip
+        here = [
+            "try:",
+            "    status, context_id = identify(None)",
+            "except unknown as error:",
+            "    raise calls.unknown('cuCtxGetId', error) from error",
+            "entry = None if status else entries.get(context_id)",
+        ]
+        if self.non_portable:
+            here += ["if entry is not None and not entry.non_portable_cluster:", "    entry = None"]
+        launching = [
+            "try:",
+            f"    (status,) = launch_kernel(made, entry.function, None, extras.get({nbytes}) or extra_of({nbytes}))",
+            "except unknown as error:",
+            "    fail('launch', error, ctas, stream)",
+            "if status:",
+            "    fail('launch', int(status), ctas, stream)",
+        ]
+        return here, ["view, extras = parameters.both", pack], launching, names
 
     def push(self, grid: tuple[int, int, int], stream: int, data: bytes) -> None:
         """Launch from a thread whose current context is not of this device."""

@@ -178,51 +178,62 @@ class DirectLaunch:
         config = replace(self.config, grid=grid, stream=stream)
         raise self.driver.calls.refused(self.steps[step], status, self.function, config, self.nbytes)
 
-    def launcher(
-        self,
-    ) -> Callable[[tuple[int, int, int], int], Callable[[Callable[..., None], Any], bool]]:
-        """For the interpreter: a function of grid and stream that gives the launch in that configuration.
+    def configured(self, grid: tuple[int, int, int], stream: int) -> Any:
+        """What `written` calls ``made``."""
+        return self.driver.queue(self.function, replace(self.config, grid=grid, stream=stream))
 
-        The launch takes a function that packs into a buffer and its values; it says whether the device was current.
-        Where another one is, `push` then does it.
+    def written(self, pack: str) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
+        """For the interpreter: lines that launch, and what they name.
+
+        Parameters
+        ----------
+        pack : str
+            A line that packs into ``view``.
+
+        Returns
+        -------
+        here : list of str
+            Lines that find ``entry``: ``None`` when another device is current, so that `push` has to do it.
+        packing, launching : list of str
+            Lines that take a buffer and pack into it, and those that launch from it in the configuration ``made``, or
+            raise.
+        names : dict
         """
-        driver, function = self.driver, self.function
-        calls, devices, parameters = driver.calls, driver.devices, driver.parameters
-        identify, ordinal = calls.bindings.hipGetDevice, function.device.ordinal
-        offsets, nbytes, scratch = self.offsets, self.nbytes, self.scratch
-
-        def configure(grid: tuple[int, int, int], stream: int) -> Callable[[Callable[..., None], Any], bool]:
-            call, queue = driver.queue(function, replace(self.config, grid=grid, stream=stream))
-
-            def launch(pack_into: Callable[..., None], values: Any) -> bool:
-                try:
-                    status, current = identify()
-                except UNKNOWN_STATUS as error:
-                    raise calls.unknown("hipGetDevice", error) from error
-                if status:
-                    raise devices.refused(int(status))
-                if current != ordinal:
-                    return False
-                view, arrays = parameters.both
-                array = arrays.get(offsets)
-                if array is None or len(view) < nbytes:
-                    parameters.hold(nbytes)
-                    array = parameters.array_of(offsets)
-                    view = parameters.view
-                pack_into(view, 0, *values)
-                try:
-                    (status,) = queue(array)
-                except UNKNOWN_STATUS as error:
-                    self.fail("launch", error, grid, stream)
-                except RuntimeError as error:
-                    raise calls.missing(call, error) from error
-                if status:
-                    self.fail("launch", int(status), grid, stream)
-                return True
-
-            return launch if scratch is None else scratch.around(launch, grid, stream)
-
-        return configure
+        driver, ordinal, nbytes = self.driver, self.function.device.ordinal, self.nbytes
+        names = {
+            "identify": driver.calls.bindings.hipGetDevice, "unknown": UNKNOWN_STATUS, "parameters": driver.parameters,
+            "offsets": self.offsets, "calls": driver.calls, "devices": driver.devices, "fail": self.fail,
+        }  # fmt: skip
+        here = [
+            "try:",
+            "    status, current_device = identify()",
+            "except unknown as error:",
+            "    raise calls.unknown('hipGetDevice', error) from error",
+            "if status:",
+            "    raise devices.refused(int(status))",
+            f"entry = True if current_device == {ordinal} else None",
+        ]
+        packing = [
+            "view, arrays = parameters.both",
+            "array = arrays.get(offsets)",
+            f"if array is None or len(view) < {nbytes}:",
+            f"    parameters.hold({nbytes})",
+            "    array = parameters.array_of(offsets)",
+            "    view = parameters.view",
+            pack,
+        ]
+        launching = [
+            "call, queue = made",
+            "try:",
+            "    (status,) = queue(array)",
+            "except unknown as error:",
+            "    fail('launch', error, ctas, stream)",
+            "except RuntimeError as error:",
+            "    raise calls.missing(call, error) from error",
+            "if status:",
+            "    fail('launch', int(status), ctas, stream)",
+        ]
+        return here, packing, launching, names
 
     def push(self, grid: tuple[int, int, int], stream: int, data: bytes) -> None:
         """Launch from a thread whose current device is another one."""
