@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib.util import find_spec
 
 from trlaunch.driver import Device, Driver
@@ -34,10 +33,6 @@ def get(name: str) -> Driver:
 
 def _get(name: str) -> Driver:
     if name == "cuda":
-        if "trlaunch.cuda.driver" not in sys.modules:
-            from trlaunch.cuda.status import head_start
-
-            head_start("trlaunch.cuda.driver")
         from trlaunch.cuda.driver import CudaDriver
 
         return CudaDriver.instance()

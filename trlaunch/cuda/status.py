@@ -6,15 +6,10 @@ Every call of the CUDA driver goes through `Calls`, so no status is dropped. The
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import re
-import sys
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +19,7 @@ from trlaunch.errors import ArgumentError, DeviceUnavailable, DriverError, Trlau
 if TYPE_CHECKING:
     from trlaunch.driver import Function, LaunchConfig
 
-__all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "head_start", "load_bindings"]
+__all__ = ["GONE", "STICKY", "UNKNOWN_STATUS", "Calls", "load_bindings"]
 
 MINIMUM_DRIVER = (12, 0)
 """Toolkit version that a driver must serve: the first with ``cuCtxGetId``; ``cuLaunchKernelEx`` came with 11.8."""
@@ -68,39 +63,7 @@ INIT_ADVICE = {
 UNKNOWN_STATUS = (ValueError, KeyError)
 """What ``cuda.bindings`` raises for a status that it has no member for (``KeyError`` in 13.0)."""
 
-_BINDINGS = "cuda.bindings.driver"
-
 _UNKNOWN_STATUS = r"(\d+)(?: is not a valid CUresult)?"
-
-
-def head_start(module: str) -> None:
-    """Import a module and ``cuda.bindings.driver``, and have a thread call ``cuInit`` meanwhile.
-
-    ``cuInit`` takes as long as these imports or longer, and needs no GIL. `Calls` calls it again, of the same library,
-    and goes by that answer: this is for right before the driver is made. Where the bindings are imported already, or
-    are not installed, the module is imported and nothing else done.
-    """
-    try:
-        wanted = _BINDINGS not in sys.modules and find_spec("cuda.bindings") is not None
-    except ImportError:
-        wanted = False
-    meanwhile = threading.Thread(target=_initialise, name="trlaunch cuInit", daemon=True)
-    if wanted:
-        with suppress(RuntimeError):  # no thread is to be had: then one after the other
-            meanwhile.start()
-    try:
-        importlib.import_module(module)
-        if wanted:
-            with suppress(ImportError):  # `load_bindings` meets that too, and says so
-                importlib.import_module(_BINDINGS)
-    finally:
-        if meanwhile.ident is not None:
-            meanwhile.join()
-
-
-def _initialise() -> None:
-    with suppress(OSError, AttributeError):  # no libcuda, or no real one: `Calls` meets that too, and says so
-        ctypes.CDLL("libcuda.so.1").cuInit(0)
 
 
 def load_bindings() -> ModuleType:
@@ -112,7 +75,7 @@ def load_bindings() -> ModuleType:
         cuda-python is not installed, or so old that it has no ``cuda.bindings``.
     """
     try:
-        return importlib.import_module(_BINDINGS)
+        return importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
         raise DeviceUnavailable(
             f"the CUDA driver needs cuda-python 12.8 or newer, and importing cuda.bindings.driver failed "
