@@ -21,7 +21,7 @@ SHELL := /bin/bash
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check --quiet
 # What decides which packages are needed and how the project is installed.
-recipe := pyproject.toml setup.py trlaunch/_launcher.c
+recipe := pyproject.toml setup.py $(wildcard trlaunch/native/*.[ch])
 
 empty :=
 space := $(empty) $(empty)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["build_launcher", "compile_c"]
 
-SOURCE = Path(__file__).parents[1] / "trlaunch" / "_launcher.c"
+SOURCE = Path(__file__).parents[1] / "trlaunch" / "native" / "launcher.c"
 
 
 def compile_c(source: Path, output: Path, *flags: str) -> None:

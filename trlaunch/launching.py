@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn", "register"]
 
-#: Of the native launcher; counted up together with the number in _launcher.c.
+#: Of the native launcher; counted up together with the number in native/launcher.c.
 _INTERFACE = 3
 
 _F = TypeVar("_F", bound=Callable[..., Any])
