@@ -313,7 +313,7 @@ HANDLES = (
     + """
 class Tensor(ctypes.Structure):
     _fields_ = (("address", ctypes.c_uint64), ("kind", ctypes.c_int), ("ordinal", ctypes.c_int),
-                ("number", ctypes.c_int), ("gap", ctypes.c_int), ("key", ctypes.c_uint8 * 160))
+                ("number", ctypes.c_int), ("gap", ctypes.c_int), ("key", ctypes.c_uint8 * 168))
     NUMBERS = {name: i for i, name in enumerate(NUMBERS)}
     def __init__(self, address, dtype="float32", device="cuda:0"):
         kind, _, ordinal = device.partition(":")
@@ -676,6 +676,29 @@ attempt(kernel, 4, *arrays, 1024)
     )
     assert sum(line.startswith("DriverError cuLaunchKernelEx returned") for line in lines) == 6
     assert short < 6
+
+
+def test_grids_of_other_types_are_looked_at_each_time(fakecuda, mode):
+    lines, _, _ = same(
+        fakecuda,
+        mode,
+        """
+class Grid(list): pass
+class Hashed(list):
+    __hash__, __eq__ = object.__hash__, object.__eq__
+class Lying(tuple):
+    __hash__, __eq__ = (lambda self: 1), (lambda self, other: True)
+primary(0)
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+arrays = [array(BASE + 4096 * i) for i in range(3)]
+hashed = Hashed([4])
+for size in (4, 7, 9, 7):
+    hashed[0] = size
+    for grid in (Grid([size]), hashed, Lying((size,)), [size], (size,), size, (size, True), (size, 1.0)):
+        attempt(kernel, grid, *arrays, 1024)
+""",
+    )
+    assert lines.count("None") >= 24
 
 
 def test_threads_share_a_kernel(fakecuda, mode):

@@ -101,3 +101,22 @@ def test_a_dataclass_of_a_dataclass_is_refused():
         @records.dataclass
         class Derived(Pointer):
             pass
+
+
+def test_what_it_does_not_do_is_refused():
+    with pytest.raises(TypeError, match="compare"):
+        records.field(compare=False)
+    with pytest.raises(ValueError, match=r"A\.b: a mutable default would be shared: use default_factory"):
+        records.dataclass(type("A", (), {"__annotations__": {"a": int, "b": list}, "b": []}))
+    with pytest.raises(TypeError, match=r"A\.b has no default and follows a, which has one"):
+        records.dataclass(type("A", (), {"__annotations__": {"a": int, "b": int}, "a": 1}))
+
+
+class Labelled(Pointer):
+    __slots__ = ("label",)
+
+
+def test_a_subclass_with_slots_of_its_own_is_copied():
+    kept = copy.copy(Labelled(16))
+    assert type(kept) is Labelled
+    assert kept.address == 16

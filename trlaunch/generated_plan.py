@@ -138,7 +138,7 @@ class GeneratedPlan:
             "        if found is None:",
             "            return False",
             "        _, _, ctas, made = found",
-            "        if type(grid) is not list:",
+            "        if type(grid) is tuple or type(grid) is int:",
             "            kept = found",
             *(f"    {line}" for line in here),
             "    try:",
@@ -398,19 +398,19 @@ def _configure(
     configured: dict[Any, _Configured] = {}
 
     def configure(grid: Any, stream: int) -> _Configured | None:
-        try:
-            _, _, ctas, made = configured[grid, stream]
-        except (KeyError, TypeError):
-            found = ctas_of(grid)
-            if found is None or not 0 <= stream < 2**64:
-                return None
-            made = grid, stream, found, make(found, stream)
-            if type(grid) is not list:
-                if len(configured) >= _MOST_CONFIGURATIONS:
-                    configured.clear()
-                configured[grid, stream] = made
-            return made
-        return (grid, stream, ctas, made) if _is_plain(grid) else None
+        keeps = type(grid) is tuple or type(grid) is int  # what cannot change, and compares as it looks
+        kept = configured.get((grid, stream)) if keeps and _is_plain(grid) else None
+        if kept is not None:
+            return grid, *kept[1:]
+        ctas = ctas_of(grid)
+        if ctas is None or not 0 <= stream < 2**64:
+            return None
+        found = grid, stream, ctas, make(ctas, stream)
+        if keeps:
+            if len(configured) >= _MOST_CONFIGURATIONS:
+                configured.clear()
+            configured[grid, stream] = found
+        return found
 
     return configure
 

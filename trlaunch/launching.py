@@ -3,8 +3,7 @@
 `Kernel.launch` explains: it looks at everything and says what is wrong. After its first launch on a device the kernel
 has a plan, which packs arguments that are plainly right and launches; whatever is not (and all that is wrong) goes back
 to the explaining path. A plan is native where ``trlaunch._launcher`` was built, else it is a generated Python function.
-``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither. Kernels for AMD have generated
-ones alone.
+``TRLAUNCH_PURE_PYTHON=1`` chooses the latter, ``TRLAUNCH_PURE_PYTHON=explain`` neither.
 
 Both do the same: they take torch's tensors, arrays with ``__cuda_array_interface__`` (CuPy, numba-cuda), trlaunch's own
 and `trlaunch.Pointer`, tensor descriptors over any of them, ints and floats; the native one also tuples and keywords.
@@ -30,9 +29,10 @@ from trlaunch.tensors import Pointer
 from trlaunch.torch_tensors import torch_device_type, torch_dtypes, torch_handles
 
 if TYPE_CHECKING:
-    from trlaunch.cuda.direct import DirectLaunch
+    from trlaunch.cuda.direct import DirectLaunch as CudaDirect
     from trlaunch.driver import DeviceProperties, Function, LaunchConfig
     from trlaunch.generated_plan import GeneratedPlan
+    from trlaunch.hip.direct import DirectLaunch as HipDirect
     from trlaunch.packing import Packer
 
 __all__ = ["MODE", "Launched", "Launches", "accelerated", "bind", "learn", "register"]
@@ -189,7 +189,7 @@ def _teach(known: Any, plan: Any, device: Any) -> None:
         known.add_device(device, plan)
 
 
-def _native_plan(direct: DirectLaunch, packer: Packer, properties: DeviceProperties) -> Any:
+def _native_plan(direct: CudaDirect | HipDirect, packer: Packer, properties: DeviceProperties) -> Any:
     """A plan of the native launcher, ``None`` for a kernel that it does not serve."""
     config = direct.config
     template = direct.template()

@@ -74,7 +74,7 @@ class _Initialiser:
         self.owner = owner
 
     def __get__(self, instance: object, owner: Any) -> Any:
-        if instance is not None and self.left:
+        if instance is not None and self.left > 0:
             self.left -= 1
             return partial(self.fill, instance)
         made = self.compiled()
@@ -124,6 +124,7 @@ def _make(kind: type[Any], frozen: bool, slots: bool, eq: bool) -> type[Any]:
     names = tuple(annotations)
     given = {name: body.pop(name) for name in names if name in body}
     shown = tuple(name for name in names if getattr(given.get(name), "repr", True))
+    _refuse_defaults(kind, names, given)
     methods: dict[str, Any] = {
         "__init__": _Initialiser(annotations, given, frozen, "__post_init__" in body),
         "__repr__": _representation(shown),
@@ -144,7 +145,7 @@ def _make(kind: type[Any], frozen: bool, slots: bool, eq: bool) -> type[Any]:
         body["__slots__"] = names
         if frozen:  # pickle and copy would set attributes
             body["__getstate__"] = lambda self: [getattr(self, name) for name in names]
-            body["__setstate__"] = _restore
+            body["__setstate__"] = lambda self, state: _restore(self, names, state)
     else:
         body |= {name: _default(value) for name, value in given.items() if _default(value) is not _MISSING}
     for name in ("__dict__", "__weakref__"):
@@ -152,6 +153,22 @@ def _make(kind: type[Any], frozen: bool, slots: bool, eq: bool) -> type[Any]:
     made: type[Any] = type(kind)(kind.__name__, kind.__bases__, body)  # type: ignore[misc]
     made.__qualname__ = kind.__qualname__
     return made
+
+
+def _refuse_defaults(kind: type[Any], names: tuple[str, ...], given: dict[str, Any]) -> None:
+    """Raise for defaults that would be shared by all objects, and for fields without one behind those that have it."""
+    optional = ""
+    for name in names:
+        if name in given and type(_default(given[name])).__hash__ is None:
+            raise ValueError(f"{kind.__qualname__}.{name}: a mutable default would be shared: use default_factory")
+        if name in given and _has_default(given[name]):
+            optional = name
+        elif optional:
+            raise TypeError(f"{kind.__qualname__}.{name} has no default and follows {optional}, which has one")
+
+
+def _has_default(value: Any) -> bool:
+    return not isinstance(value, _Field) or {"default", "default_factory"} & value.settings.keys() != set()
 
 
 def _key(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -212,8 +229,8 @@ def _replace(record: Any, /, **changes: Any) -> Any:
     return type(record)(**{name: getattr(record, name) for name in record.__match_args__} | changes)
 
 
-def _restore(self: Any, state: list[Any]) -> None:
-    for name, value in zip(type(self).__slots__, state, strict=True):
+def _restore(self: Any, names: tuple[str, ...], state: list[Any]) -> None:
+    for name, value in zip(names, state, strict=True):
         object.__setattr__(self, name, value)
 
 
@@ -228,6 +245,7 @@ else:
             return lambda kind: _make(kind, frozen, slots, eq)
         return _make(kind, frozen, slots, eq)
 
-    def field(**settings: Any) -> Any:
-        """`dataclasses.field`, with ``default``, ``default_factory`` and ``repr``."""
-        return _Field(**settings)
+    def field(*, default: Any = _MISSING, default_factory: Any = _MISSING, repr: bool = True) -> Any:  # noqa: A002
+        """`dataclasses.field`, with these settings alone."""
+        given = {"default": default, "default_factory": default_factory, "repr": repr}
+        return _Field(**{name: value for name, value in given.items() if value is not _MISSING})

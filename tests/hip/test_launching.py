@@ -112,8 +112,31 @@ for name in ("add_kernel", "cooperative_kernel"):
     assert sum(line.startswith("DriverError") for line in lines) == 8
     assert sum("hipError_4242 (4242: a status that this hip-python does not know" in line for line in lines) == 4
     assert {line for line in lines if line.startswith("left behind")} == {"left behind: 0"}
-    # Where the native launcher cannot tell the device, the explaining path does, and raises.
-    assert (long, short) == (12, 6 if mode.name == "native" else 2)
+    assert (long, short) == (12, 2)
+
+
+def test_a_failure_that_passes_is_raised_and_not_left_behind(fakehip, mode):
+    lines, _, _ = hip_same(
+        fakehip,
+        mode,
+        """
+from hip import hip as bindings
+from tests.fakehip.inside import fail as fail_once
+primary(0)
+kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+for n in (0, 1):
+    arrays = [array(BASE + 4096 * i, f"hip:{n}") for i in range(3)]
+    attempt(kernel, 4, *arrays, 1024)
+    for call in ("hipGet" + "Device", "hipSetDevice"):
+        fail_once(call, 101, 1)
+        attempt(kernel, 4, *arrays, 1024)
+        fail_once(call, 0)
+        print("left behind:", int(bindings.hipGetLastError()[0]))
+""",
+        devices=(90, 90),
+    )
+    assert sum("(101: " in line for line in lines) == 3  # no device is set where it is the thread's own
+    assert {line for line in lines if line.startswith("left behind")} == {"left behind: 0"}
 
 
 def test_a_launch_elsewhere_sets_the_device_and_sets_it_back(fakehip, mode):

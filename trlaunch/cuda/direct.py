@@ -78,7 +78,10 @@ class DirectLaunch:
 
     convention = "CONFIG_AND_BUFFER"  # of the native launcher
     parameters = None  # it needs no more than the buffer
-    steps: ClassVar[dict[str, str]] = {"launch": "cuLaunchKernelEx", "leave": "cuCtxPopCurrent"}
+    steps: ClassVar[dict[str, str]] = {
+        "identify": "cuCtxGetId", "owner": "cuPointerGetAttributes", "enter": "cuCtxPushCurrent",
+        "launch": "cuLaunchKernelEx", "leave": "cuCtxPopCurrent",
+    }  # fmt: skip
     no_context = INVALID_CONTEXT
     device_type = 2  # kDLCUDA of dlpack.h
     grid_offset: int = _Config.grid.offset
@@ -149,7 +152,9 @@ class DirectLaunch:
         return owned
 
     def fail(self, step: str, status: int | Exception, grid: tuple[int, int, int], stream: int) -> None:
-        """Raise the error of a launch, or of what comes after it: `step` is a key of `steps`."""
+        """Raise the error of a launch, or of what comes before or after it: `step` is a key of `steps`."""
+        if step not in ("launch", "leave"):
+            raise self.driver.calls.error(self.steps[step], int(status))  # type: ignore[arg-type]
         config = replace(self.config, grid=grid, stream=stream)
         raise self.driver.calls.refused(self.steps[step], status, self.function, config, self.nbytes)
 

@@ -34,8 +34,8 @@ _CONVENTIONS = {
 class Addresses:
     """Addresses of the runtime's functions, by what they are used for; 0 for what this libamdhip64 does not have.
 
-    A device is identified by its ordinal, and pushed and popped by ``hipSetDevice``. The owner of memory is told by
-    ``hipDrvPointerGetAttributes``, which takes what ``cuPointerGetAttributes`` takes.
+    A device is identified by its ordinal, and pushed by ``hipSetDevice``, which sets the one before again, too. The
+    owner of memory is told by ``hipDrvPointerGetAttributes``, which takes what ``cuPointerGetAttributes`` takes.
     """
 
     launch: int
@@ -55,7 +55,7 @@ class Addresses:
             launch=address("hipModuleLaunchKernel"),
             identify=address("hipGetDevice"),
             push=address("hipSetDevice"),
-            pop=address("hipSetDevice"),
+            pop=0,  # the one before is set
             encode=0,  # there are no tensor maps
             owner=address("hipDrvPointerGetAttributes"),
             cooperative=address("hipModuleLaunchCooperativeKernel"),
@@ -122,7 +122,10 @@ class DirectLaunch:
     @property
     def steps(self) -> dict[str, str]:
         """The functions that `fail` tells of."""
-        return {"launch": self.call, "leave": "hipSetDevice"}
+        return {
+            "identify": "hipGetDevice", "owner": "hipDrvPointerGetAttributes", "enter": "hipSetDevice",
+            "launch": self.call, "leave": "hipSetDevice",
+        }  # fmt: skip
 
     @property
     def primary(self) -> int:
@@ -174,7 +177,10 @@ class DirectLaunch:
         return owned
 
     def fail(self, step: str, status: int | Exception, grid: tuple[int, int, int], stream: int) -> None:
-        """Raise the error of a launch, or of what comes after it: `step` is a key of `steps`."""
+        """Raise the error of a launch, or of what comes before or after it: `step` is a key of `steps`."""
+        if step not in ("launch", "leave"):
+            self.driver.calls.forget_last_error()
+            raise self.driver.calls.error(self.steps[step], int(status))  # type: ignore[arg-type]
         config = replace(self.config, grid=grid, stream=stream)
         raise self.driver.calls.refused(self.steps[step], status, self.function, config, self.nbytes)
 

@@ -15,7 +15,8 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
         if (i == plan->grid_count) return UNUSUAL;
     }
     unsigned long long before, id;
-    if (!identify(plan, &before)) return UNUSUAL;
+    int entered = 0, status = identify(plan, &before);
+    if (status) return fail(plan, "identify", status, ctas, call->stream);
     void *function = before ? entry_of(plan, before) : NULL;
     if (p->choosing && !p->located) { /* the thread's own device it is then */
         for (int i = 0; i < launches->count && !function; i++)
@@ -24,15 +25,17 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
         if (*other && *other != plan) return ELSEWHERE;
         if (!function && !*other) return UNUSUAL;
     }
-    int entered = 0, status;
     if (!function) {
         int i = 0;
         while (i < plan->stranger_count && plan->strangers[i] != before) i++;
-        if (i == plan->stranger_count || enter(plan)) return UNUSUAL;
+        if (i == plan->stranger_count) return UNUSUAL;
+        if ((status = enter(plan))) return fail(plan, "enter", status, ctas, call->stream);
         entered = 1;
-        if (!identify(plan, &id) || !(function = entry_of(plan, id))) {
-            status = leave(plan, entered, before);
-            return status ? fail(plan, "leave", status, ctas, call->stream) : UNUSUAL;
+        status = identify(plan, &id);
+        if (status || !(function = entry_of(plan, id))) {
+            int leaving = leave(plan, entered, before);
+            if (status) return fail(plan, "identify", status, ctas, call->stream);
+            return leaving ? fail(plan, "leave", leaving, ctas, call->stream) : UNUSUAL;
         }
     }
     uint64_t stream = call->stream;
@@ -99,14 +102,23 @@ static HOT int launch_usual(Launches *launches, const Call *call) {
     if (!plan || !plan->usual || call->count != plan->count || !count_ctas(plan, call->programs, ctas)) return UNUSUAL;
     _Alignas(64) unsigned char data[USUAL_BYTES];
     for (int i = 0; i < plan->bytes; i += 64) memset(data + i, 0, 64);
-    if (pack_usual(plan, data, 0, call->args, call->count, &seen) != call->count) return UNUSUAL;
-    if (!identify(plan, &id) || !id) return UNUSUAL;
-    void *function = plan->entries[0].id == id ? plan->entries[0].function : entry_of(plan, id);
-    if (!function) return UNUSUAL;
-    if (seen & BY_TORCH && !call->has_stream && !torch_stream(plan, known.exchange, &stream)) return unusual();
-    Py_INCREF(plan); /* another thread may drop the plans while the GIL is given up */
-    int status = submit(plan, function, ctas, stream, data);
-    int result = status ? fail(plan, "launch", status, ctas, stream) : DONE;
+    int result = UNUSUAL, status;
+    void *function;
+    Py_INCREF(plan); /* torch's stream may be asked for in Python, and another thread run while the GIL is given up */
+    if (pack_usual(plan, data, 0, call->args, call->count, &seen) != call->count) goto done;
+    if ((status = identify(plan, &id))) {
+        result = fail(plan, "identify", status, ctas, stream);
+        goto done;
+    }
+    function = plan->entries[0].id == id ? plan->entries[0].function : entry_of(plan, id);
+    if (!id || !function) goto done;
+    if (seen & BY_TORCH && !call->has_stream && !torch_stream(plan, known.exchange, &stream)) {
+        PyErr_Clear();
+        goto done;
+    }
+    status = submit(plan, function, ctas, stream, data);
+    result = status ? fail(plan, "launch", status, ctas, stream) : DONE;
+done:
     Py_DECREF(plan);
     return result;
 }

@@ -4,8 +4,8 @@
  * Nothing here explains an error. Whatever is not plainly right (a wrong type, a value out of range, a tensor on another
  * device, an unknown keyword) is "unusual": the call is handed to the Python path, which raises or does it the long way.
  * What a kernel takes is given by trlaunch/launching.py; driver functions are known by address, headers of no vendor are
- * used. CUlaunchConfig is copied from one that cuda.bindings filled; only its grid and stream are changed, at offsets
- * which launching.py has found in it.
+ * used. CUlaunchConfig or HIP_LAUNCH_CONFIG is copied from one that is filled in; only grid and stream are changed, at
+ * offsets that the plan was told.
  *
  * The GIL protects every object here and is released around the driver's launch, which waits when its queue is full.
  * Free-threaded Python is not supported: the module declines to be imported there.

@@ -319,4 +319,20 @@ static PyTypeObject Plan_Type = {
     .tp_members = plan_members,
 };
 
+/* Have Python raise what a call answered: `step` is one of direct.steps. */
+static APART int fail(const Plan *plan, const char *what, int status, const unsigned *ctas, uint64_t stream) {
+    PyObject *answer = PyObject_CallFunction(plan->fail, "si(III)K", what, status, ctas[0], ctas[1], ctas[2],
+                                             (unsigned long long)stream);
+    Py_XDECREF(answer);
+    if (!PyErr_Occurred()) PyErr_Format(PyExc_SystemError, "%s failed with %d", what, status);
+    return FAILED;
+}
+
+/* The same where another way is taken then: what the driver remembers of the failure is cleared, nothing is raised. */
+static APART void forget(const Plan *plan, int status) {
+    static const unsigned none[3];
+    fail(plan, "owner", status, none, 0);
+    PyErr_Clear();
+}
+
 #endif

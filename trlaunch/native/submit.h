@@ -10,14 +10,6 @@ static APART void *entry_of(const Plan *plan, unsigned long long id) {
     return NULL;
 }
 
-static APART int fail(Plan *plan, const char *what, int status, const unsigned *ctas, uint64_t stream) {
-    PyObject *answer = PyObject_CallFunction(plan->fail, "si(III)K", what, status, ctas[0], ctas[1], ctas[2],
-                                             (unsigned long long)stream);
-    Py_XDECREF(answer);
-    if (!PyErr_Occurred()) PyErr_Format(PyExc_SystemError, "%s failed with %d", what, status);
-    return FAILED;
-}
-
 /* Allocate the scratch of a launch and write its addresses; what `release` is given, or null with an error. */
 static PyObject *grant_scratch(Plan *plan, unsigned char *data, const unsigned *ctas, uint64_t stream) {
     PyObject *granted = PyObject_CallFunction(plan->grant, "(III)K", ctas[0], ctas[1], ctas[2],
@@ -66,7 +58,10 @@ static inline int count_ctas(const Plan *plan, const unsigned *programs, unsigne
     return 1;
 }
 
-/* What identifies where the thread is, 0 for nowhere: the current context's identity, or a device's ordinal and one. */
+/*
+ * What identifies where the thread is, 0 for nowhere: the current context's identity, or a device's ordinal and one. The
+ * status.
+ */
 static inline int identify(const Plan *plan, unsigned long long *id) {
     int status, ordinal = -1;
     *id = 0;
@@ -77,7 +72,7 @@ static inline int identify(const Plan *plan, unsigned long long *id) {
         status = plan->identify(NULL, id);
         if (status == plan->no_context) status = 0, *id = 0;
     }
-    return !status;
+    return status;
 }
 
 /* Have the plan's context or device be the thread's current one; a status. */

@@ -181,7 +181,9 @@ static int read_foreign(const Plan *plan, PyObject *object, Tensor *out) {
     int ordinal = -1;
     static const int attributes[] = {MEMORY_TYPE, DEVICE_ORDINAL};
     void *values[] = {&kind, &ordinal};
-    if (plan->owner(2, attributes, values, out->address) || !kind || ordinal < 0) return UNUSUAL;
+    int status = plan->owner(2, attributes, values, out->address);
+    if (status) forget(plan, status);
+    if (status || !kind || ordinal < 0) return UNUSUAL;
     out->device_type = plan->device_type;
     out->ordinal = ordinal;
     out->is_torch = 0;
