@@ -184,3 +184,24 @@ def test_cut_and_changed_files_have_a_level_or_are_refused(content, data):
         Artifact.from_bytes(bytes(cut))
     except TrlaunchError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"k.cubin"])
+def test_what_is_no_path_is_said_to_be_none(value):
+    for read in (Artifact.from_file, Artifact.from_cache):
+        with pytest.raises(ArtifactError, match=f"expected a path, a str or os.PathLike, found {type(value).__name__}"):
+            read(value)
+
+
+def test_content_of_another_kind_and_names_of_files():
+    with pytest.raises(ArtifactError, match="expected the content of a file, bytes or text, found NoneType"):
+        Artifact.from_bytes(None)
+    with pytest.raises(ArtifactError, match="a file is read by its name with from_file"):
+        Artifact.from_bytes("add_kernel.ptx")
+
+
+def test_metadata_in_place_of_the_kernel(tmp_path):
+    (tmp_path / "k.json").write_text("{}")
+    (tmp_path / "k.ptx").write_text(".version 8.0")
+    with pytest.raises(ArtifactError, match="it is the metadata of the file beside it: give that one"):
+        Artifact.from_file(tmp_path / "k.json")

@@ -769,6 +769,18 @@ print(launching.MODE)
     assert third == mode.name
 
 
+@pytest.mark.parametrize("setting", ["no", "EXPLAIN"])
+def test_an_unknown_setting_is_said_to_be_one(setting):
+    script = "import warnings; warnings.simplefilter('always'); from trlaunch.launching import MODE; print(MODE)"
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"TRLAUNCH_PURE_PYTHON": setting},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout == "python\n"
+    assert f"TRLAUNCH_PURE_PYTHON='{setting}' is taken as 1: expected 0, 1 or explain" in found.stderr
+
+
 def test_a_launcher_of_other_sources_is_left_alone():
     code = (
         "import sys, types, warnings\n"

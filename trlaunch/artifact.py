@@ -122,7 +122,7 @@ class Artifact:
         MetadataError
             The metadata cannot be read.
         """
-        path = Path(path)
+        path = _path(path)
         data = _read(path)
         if data.startswith(BUNDLE_MAGIC):
             return _bundled(data, path, metadata, device)
@@ -145,12 +145,18 @@ class Artifact:
         device: str | Device | None = None,
     ) -> Artifact:
         """Take content at hand; `level` only where the content does not tell, `device` as for `from_file`."""
+        if not isinstance(data, (str, bytes, bytearray, memoryview)):
+            raise ArtifactError(f"expected the content of a file, bytes or text, found {type(data).__name__}")
+        named = isinstance(data, str) and Path(data).suffix in _EXTENSIONS and "\n" not in data
         data = data.encode() if isinstance(data, str) else bytes(data)
         if data.startswith(BUNDLE_MAGIC):
             return _bundled(data, None, metadata, device)
         found = detect(data)
         if found is None and level is None:
-            raise ArtifactError(f"content of no known level: {_look(data)}; expected one of {_names()}, or level=...")
+            hint = "; a file is read by its name with from_file" if named else ""
+            raise ArtifactError(
+                f"content of no known level: {_look(data)}; expected one of {_names()}, or level=...{hint}"
+            )
         if level is not None:
             level = _known(level)
             if found is not None and found is not level:
@@ -171,7 +177,7 @@ class Artifact:
         level : Level or str, optional
             Which file to take; left out, the binary, else the lowest text level there is.
         """
-        directory = Path(directory)
+        directory = _path(directory)
         if not directory.is_dir():
             raise ArtifactError(f"{str(directory)!r} is not a folder: expected a folder of Triton's cache")
         found = _kernels_in(directory)
@@ -293,7 +299,12 @@ def _level(data: bytes, path: Path) -> Level:
     stated = _EXTENSIONS.get(path.suffix)
     if found is None:
         if stated is None or stated.is_binary:
-            raise ArtifactError(f"{path.name}: content of no known level ({_look(data)}); expected one of {_names()}")
+            hint = (
+                "; it is the metadata of the file beside it: give that one" if _is_metadata(path) else ""
+            )
+            raise ArtifactError(
+                f"{path.name}: content of no known level ({_look(data)}); expected one of {_names()}{hint}"
+            )
         return stated
     if stated not in (None, found) and {stated, found} != {Level.PYTHON, Level.GLUON}:
         warn(f"{path.name} is {found} by its content and is taken as that", FallbackWarning)
@@ -308,6 +319,17 @@ def _metadata(value: str | Path | Mapping[str, Any] | Metadata | None) -> Metada
     if isinstance(value, Mapping):
         return Metadata.from_dict(value)
     raise MetadataError(f"metadata is a {type(value).__name__}: expected a path, a mapping or trlaunch.Metadata")
+
+
+def _is_metadata(path: Path) -> bool:
+    return path.suffix == ".json" and any(path.with_suffix(extension).is_file() for extension in _EXTENSIONS)
+
+
+def _path(value: Any) -> Path:
+    try:
+        return Path(value)
+    except TypeError:
+        raise ArtifactError(f"expected a path, a str or os.PathLike, found {type(value).__name__}") from None
 
 
 def _read(path: Path) -> bytes:

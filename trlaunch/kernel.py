@@ -415,13 +415,18 @@ class Kernel(launching.Launched):
         Parameters
         ----------
         grid, stream, device
-            As for `launch`; the current stream of torch is looked up at each call where `stream` is left out.
+            As for `launch`; the current stream of torch is looked up at each call where `stream` is left out. A stream
+            or device that a call gives counts for that call.
 
         Raises
         ------
         ArgumentError
             Grid or stream is none.
+        DeviceUnavailable
+            There can be no such device.
         """
+        if device is not None:
+            Device.parse(device)
         shape = grid_sizes(grid)
         handle = None if stream is None else streams.handle(stream)
         explain = functools.partial(self.launch, grid, stream=stream, device=device)

@@ -52,6 +52,8 @@ class Launched:
 
 def _load() -> tuple[str, Any]:
     setting = os.environ.get("TRLAUNCH_PURE_PYTHON", "0")
+    if setting not in ("", "0", "1", "explain"):
+        warn(f"TRLAUNCH_PURE_PYTHON={setting!r} is taken as 1: expected 0, 1 or explain", FallbackWarning)
     if setting not in ("", "0"):
         return ("explain" if setting == "explain" else "python"), None
     try:

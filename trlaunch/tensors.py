@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from trlaunch.errors import ArgumentError
 from trlaunch.records import dataclass
 
 __all__ = [
@@ -43,7 +44,7 @@ class Pointer:
 
     def __post_init__(self) -> None:
         if isinstance(self.address, bool) or not isinstance(self.address, int) or not 0 <= self.address < 2**64:
-            raise TypeError(f"Pointer({self.address!r}): expected an address, an int from 0 to 2**64-1")
+            raise ArgumentError(f"Pointer({self.address!r}): expected an address, an int from 0 to 2**64-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def dtype_name(dtype: object) -> str | None:
         return None
     try:
         return _DTYPES.get(np.dtype(dtype).name)  # type: ignore[call-overload]
-    except (TypeError, ValueError, SyntaxError):  # NumPy parses strings such as "(2,"
+    except (TypeError, ValueError, SyntaxError, DeprecationWarning):  # of strings such as "(2,"; of "a", as an error
         return None
 
 

@@ -38,7 +38,9 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"trlaunch {trlaunch.__version__}")
+        from trlaunch.launching import MODE
+
+        typer.echo(f"trlaunch {trlaunch.__version__} (launches: {MODE})")
         raise typer.Exit
 
 
