@@ -299,9 +299,7 @@ def _level(data: bytes, path: Path) -> Level:
     stated = _EXTENSIONS.get(path.suffix)
     if found is None:
         if stated is None or stated.is_binary:
-            hint = (
-                "; it is the metadata of the file beside it: give that one" if _is_metadata(path) else ""
-            )
+            hint = "; it is the metadata of the file beside it: give that one" if _is_metadata(path) else ""
             raise ArtifactError(
                 f"{path.name}: content of no known level ({_look(data)}); expected one of {_names()}{hint}"
             )
