@@ -13,6 +13,9 @@ HIP_RELEASES ?= 6.4 7.2
 # Releases of Triton that the tests of lowering run with, each in an environment of its own; `nox -s matrix` takes all.
 TRITONS ?= 3.2.0 3.6.0 3.9.0
 
+# The scripts among the modules of benchmarks/.
+BENCHMARKS ?= $(shell grep -l __main__ benchmarks/*.py)
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -82,7 +85,12 @@ docs: $(VENV)/.dev
 	$(bin)/python docs/generate_api.py
 
 bench: $(VENV)/.dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(bin)/python $$script; done
+	@left= failed=; for script in $(BENCHMARKS); do \
+	  echo "== $$script"; code=0; $(bin)/python $$script || code=$$?; \
+	  if [ $$code = 2 ]; then left="$$left $$script"; elif [ $$code != 0 ]; then failed="$$failed $$script"; fi; \
+	done; \
+	[ -z "$$left" ] || echo "cannot run here:$$left"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

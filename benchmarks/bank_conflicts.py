@@ -1,6 +1,6 @@
 """Cycles that loads of shared memory take on a GPU beside the wavefronts that the memory map counts for them.
 
-    python benchmarks/bank_conflicts.py
+    python benchmarks/bank_conflicts.py [--json FILE]
 
 One CTA of 32 warps loads with every stride; a multiprocessor serves one wavefront a cycle, so that the cycles for each
 warp's load are the wavefronts, and a little more.
@@ -8,9 +8,17 @@ warp's load are the wavefronts, and a little more.
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import trlaunch
+from benchmarks import needs
 from trlaunch import emulator
 
 WARPS, ROUNDS, UNROLLED = 32, 64, 16
@@ -83,6 +91,11 @@ def measured(size: int, stride: int) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    needs.gpu()
+    rows = []
     print("bytes  stride  wavefronts  cycles  cycles/wavefront")
     for size in FORMS:
         for stride in (size * n for n in (1, 2, 3, 4, 8, 16, 32)):
@@ -90,6 +103,9 @@ def main() -> None:
                 continue
             wavefronts, cycles = predicted(size, stride), measured(size, stride)
             print(f"{size:5}  {stride:6}  {wavefronts:10.1f}  {cycles:6.2f}  {cycles / wavefronts:16.2f}")
+            rows.append({"bytes": size, "stride": stride, "wavefronts": wavefronts, "cycles": cycles})
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import needs
+
 HERE = Path(__file__).resolve().parent
 PYTHON = "import numpy; print(True, flush=True)"
 
@@ -49,14 +53,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    import trlaunch
+    needs.packages("cuda.bindings")
+    needs.gpu()
     from trlaunch.devices import get
 
-    try:
-        properties = get("cuda").properties(0)
-    except trlaunch.DeviceUnavailable as error:
-        print(f"needs an NVIDIA GPU: {error}")
-        return 0
+    properties = get("cuda").properties(0)
     with tempfile.TemporaryDirectory() as folder:
         if properties.target.capability == 90:
             binary = HERE / "launches" / "cuda90" / "add_kernel.cubin"

@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import trlaunch
+from benchmarks import needs
 from tests import corpus
 from trlaunch.devices import get
 from trlaunch.lowering.triton_compiler import release
@@ -143,6 +144,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    needs.packages("triton")
+    needs.gpu()
     alone = measure_alone(options.mib, options.repeats)
     results = [alone, *(measure(level, options.mib, options.repeats) for level in ("ttir", "ttgir"))]
     print(

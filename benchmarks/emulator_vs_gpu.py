@@ -32,6 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import trlaunch
+from benchmarks import needs
 from tests import corpus
 from tests.emulator import archive
 from trlaunch.kernel import Kernel
@@ -351,6 +352,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if not options.emulator_only:
+        needs.gpu(options.device)
     rows: list[Row] = []
     failed = []
     every = kernels(options.release, options.only)

@@ -40,6 +40,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import trlaunch
+from benchmarks import needs
 from benchmarks.launches.ways import FLOORS, OWN, PEERS, SUBJECTS, Missing, Subject, Unfit, Way, call, subject
 from trlaunch.devices import get
 from trlaunch.launching import MODE
@@ -200,11 +201,8 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="KERNELS", help=f"some of {','.join(SUBJECTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time measured here")
     options = parser.parse_args()
-    try:
-        properties = get("cuda").properties(0)
-    except trlaunch.DeviceUnavailable as error:
-        print(f"needs an NVIDIA GPU: {error}")
-        return 0
+    needs.gpu()
+    properties = get("cuda").properties(0)
     call("cuCtxPushCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", 0)))
     where = machine()
     if not options.own:

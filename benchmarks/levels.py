@@ -24,6 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import needs
+
 LEVELS = ("ttir", "ttgir", "llir", "ptx", "cubin")
 LAUNCHES = 10  # in one graph
 
@@ -282,6 +284,8 @@ def options(description: str) -> argparse.Namespace:
 
 def main() -> int:
     given = options(__doc__ or "")
+    needs.packages("torch", "triton")
+    needs.gpu()
     import torch
 
     return report(torch, ((work.name, work) for work in works(torch)), given.rounds, given.json)

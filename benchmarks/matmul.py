@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import needs
 from benchmarks.levels import options, products, report
 
 SIZES = (2048, 4096, 8192)
@@ -20,6 +21,8 @@ SIZES = (2048, 4096, 8192)
 
 def main() -> int:
     given = options(__doc__ or "")
+    needs.packages("torch", "triton")
+    needs.gpu()
     import torch
 
     torch.manual_seed(0)

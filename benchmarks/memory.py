@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import trlaunch
+from benchmarks import needs
 from trlaunch.devices import get
 from trlaunch.launching import MODE
 
@@ -84,19 +85,25 @@ def over_the_fake(options: argparse.Namespace) -> int:
     """The same in processes whose libcuda is the tests'; the largest of their exit codes."""
     from tests.fakecuda import FakeCuda
 
-    codes = []
+    codes, reports = [], []
     with tempfile.TemporaryDirectory() as folder:
         fake = FakeCuda.build(Path(folder))
         arguments = [f"--kernels={options.kernels}", f"--launches={options.launches}"]
+        file = Path(folder, "report.json")
         for pure in (["0"] if MODE == "native" else []) + ["1"]:
             done = fake.execute(
-                [sys.executable, __file__, *arguments],
+                [sys.executable, __file__, *arguments, "--json", str(file)],
                 env={"TRLAUNCH_PURE_PYTHON": pure, "FAKECUDA_LOG": os.devnull},
                 check=False,
                 timeout=600,
             )
             print(done.stdout + done.stderr, end="", flush=True)
             codes.append(done.returncode)
+            if file.exists():
+                reports.append(json.loads(file.read_text()))
+                file.unlink()
+    if options.json:
+        options.json.write_text(json.dumps(reports, indent=1) + "\n")
     return max(codes)
 
 
@@ -105,15 +112,12 @@ def main() -> int:
     parser.add_argument("--kernels", type=int, default=200)
     parser.add_argument("--launches", type=int, default=1_000_000)
     parser.add_argument("--fake", action="store_true", help="over the libcuda of the tests, without a GPU")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --fake a list, one for each launcher")
     options = parser.parse_args()
     if options.fake:
         return over_the_fake(options)
-    try:
-        properties = get("cuda").properties(0)
-    except trlaunch.DeviceUnavailable as error:
-        print(f"needs an NVIDIA GPU: {error}")
-        return 0
+    needs.gpu()
+    properties = get("cuda").properties(0)
     capability = 90 if properties.target.capability == 90 else 80
     path = HERE / (f"cuda{capability}/none_kernel.{'cubin' if capability == 90 else 'ptx'}")
     kept = loaded(20, path)  # what the first kernels bring along is not theirs

@@ -205,7 +205,9 @@ class Packer:
     def _scalar(self, param: Param, value: Any) -> bytes:
         scalar = SCALARS[param.type] if param.type else _UNTYPED[param.size, _is_float(value)]
         if not isinstance(value, (int, float)) and is_tensor(value) and not _is_numpy_scalar(value):
-            raise self._wrong(param, f"a number, found {describe(value)}; pass its value, .item()")
+            one = all(size == 1 for size in getattr(value, "shape", ()))
+            advice = "pass its value, .item()" if one else "are the arguments in another order?"
+            raise self._wrong(param, f"a number, found {describe(value)}; {advice}")
         try:
             data = scalar.pack(value, signless=param.signless)
         except TypeError:

@@ -21,6 +21,7 @@ from trlaunch.cli import app
 from trlaunch.cli.formula import parse_formulas
 from trlaunch.tuning import Report, Result
 from trlaunch.tuning.arrays import difference
+from trlaunch.tuning.autotuner import _first
 from trlaunch.tuning.timing import Times
 
 N = 4096
@@ -281,6 +282,10 @@ def test_candidates_of_every_kind_have_labels():
         ({"candidates": []}, "no candidate"),
         ({"candidates": 3}, "3 cannot be a candidate"),
         ({"key": "n"}, "expected names of arguments"),
+        ({"key": 3}, "key=3: expected names of arguments"),
+        ({"key": ["n", 3]}, "expected names of arguments"),
+        ({"restore": 3}, "restore=3: expected names of arguments"),
+        ({"reset_to_zero": len}, "reset_to_zero=.*: expected names of arguments"),
         ({"rep": -1}, "rep=-1: expected a number that is not negative"),
         ({"options": []}, "expected mappings of compile options"),
     ],
@@ -288,6 +293,50 @@ def test_candidates_of_every_kind_have_labels():
 def test_settings_that_are_not_understood(settings, expected):
     with pytest.raises(ArgumentError, match=expected):
         autotune(**{"candidates": ptx("add_kernel"), **settings})
+
+
+@pytest.mark.parametrize(
+    "given,expected",
+    [
+        ({"source": None}, r"Candidate\(None\): expected a kernel, a file, an artifact or a function"),
+        ({"source": 3}, r"Candidate\(3\): expected a kernel"),
+        ({"source": "a.ptx", "constants": 3}, "constants=3: expected a mapping"),
+        ({"source": "a.ptx", "options": ["num_warps"]}, "options=.*: expected a mapping"),
+    ],
+)
+def test_candidates_that_are_none(given, expected):
+    with pytest.raises(ArgumentError, match=expected):
+        Candidate(**given)
+
+
+@pytest.mark.parametrize(
+    "reference,expected",
+    [
+        (lambda arguments: None, "gave NoneType None: expected arrays by argument name; return what"),
+        (lambda arguments: "first", "gave str 'first': expected arrays by argument name"),
+        (lambda arguments: {}, "nothing would be compared: expected arrays by argument name"),
+        ({}, "nothing would be compared: expected arrays by argument name"),
+        ({"out_ptr": [1, 2]}, r"reference\['out_ptr'\] is a list: expected an array or a tensor"),
+        ({"out_ptr": None}, r"reference\['out_ptr'\] is NoneType None: expected an array"),
+    ],
+)
+def test_a_reference_that_compares_nothing_is_refused(arrays, reference, expected):
+    with pytest.raises(ArgumentError, match=expected):
+        autotune(ptx("add_kernel"), reference=reference, grid=GRID, **QUICK)(*arrays, N, device="emulator")
+
+
+def test_a_reference_of_another_shape_is_told_by_both(arrays):
+    tuned = autotune(ptx("add_kernel"), reference={"out_ptr": np.zeros(3, np.float32)}, grid=GRID, **QUICK)
+    with pytest.raises(TuningError, match=rf"out_ptr has the shape \({N},\), the reference \(3,\)"):
+        tuned(*arrays, N, device="emulator")
+
+
+def test_what_a_table_says_of_an_error_is_a_whole_statement():
+    assert _first(ArgumentError("one line; to the end. The slots are")) == "one line; to the end. The slots are"
+    assert _first(ArgumentError("found 3; give signature=. The slots are\n#  name\n")) == "found 3; give signature="
+    assert _first(ArgumentError("2 are missing; it takes\n# name")) == "2 are missing"
+    assert _first(ArgumentError("a whole one.\nanother")) == "a whole one."
+    assert _first(ArgumentError("cannot be launched on this grid:\n- x")) == "cannot be launched on this grid"
 
 
 def test_keys_and_references_that_are_not_understood(arrays):
@@ -443,6 +492,14 @@ def test_the_command_computes_grids_with_the_constants_of_bundles(tmp_path):
     done = command(tmp_path, "--grid", "cdiv(n_elements,BLOCK_M)", *ADD)
     assert done.exit_code == 1
     assert "has no 'BLOCK_M'" in done.output
+    assert "it has BLOCK\n" in done.output
+
+
+def test_the_command_lists_the_arguments_where_a_grid_names_none():
+    done = command(ptx("add_kernel"), "--grid", "cdiv(n,1024)", *ADD)
+    assert done.exit_code == 1
+    assert "--grid 'n': expected one of n_elements; candidate 'add_kernel.ptx' has no 'n'" in done.output
+    assert "num_warps" not in done.output
 
 
 @pytest.mark.parametrize(

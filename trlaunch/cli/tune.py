@@ -113,7 +113,16 @@ def tune(
             _among("--reference", expected or (), tensors)
 
         def size_of(candidate: Candidate) -> tuple[int, ...]:
-            return tuple(s.value(lambda name: known[name] if name in known else candidate[name]) for s in sizes)
+            def value_of(name: str) -> Any:
+                if name in known:
+                    return known[name]
+                try:
+                    return candidate[name]
+                except trlaunch.ArgumentError as error:
+                    numbers = ", ".join(n for n in known if n not in tensors) or "the numbers that --arg gives"
+                    raise trlaunch.ArgumentError(f"--grid {name!r}: expected one of {numbers}; {error}") from None
+
+            return tuple(s.value(value_of) for s in sizes)
 
         tuner = trlaunch.autotune(
             candidates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy as np
 from trlaunch.devices import default_device, get
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, CheckError, DriverError, Fault, TrlaunchError, TuningError
-from trlaunch.packing import flatten
+from trlaunch.packing import describe, flatten
 from trlaunch.placement import place_of
 from trlaunch.streams import current_torch_stream, handle
+from trlaunch.tensors import is_tensor
 from trlaunch.tuning import store
 from trlaunch.tuning.arrays import Kept, by_name, difference, read, tensors_in
 from trlaunch.tuning.candidate import Candidate, candidates_of
@@ -93,7 +94,9 @@ def autotune(
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
             raise ArgumentError(f"{name}={value!r:.60}: expected a number that is not negative")
     for name, names in (("key", key), ("restore", restore), ("reset_to_zero", reset_to_zero)):
-        if isinstance(names, str) or not (callable(names) or all(isinstance(entry, str) for entry in names)):
+        if name == "key" and callable(names):
+            continue
+        if isinstance(names, str) or not isinstance(names, Collection) or any(not isinstance(n, str) for n in names):
             raise ArgumentError(f"{name}={names!r:.60}: expected names of arguments, for example ['M', 'N']")
     found = candidates_of(candidates, options)
     if isolated and (functions := [c.label for c in found if c.is_function]):
@@ -343,8 +346,18 @@ class _Trial:
         reference = tuner._reference
         if callable(reference):
             reference = reference(arguments)
+            if not isinstance(reference, Mapping):
+                raise ArgumentError(
+                    f"the function of reference= gave {describe(reference)}: expected arrays by argument name; return "
+                    f"what the kernel should write, for example {{'out_ptr': x + y}}"
+                )
         if isinstance(reference, Mapping):
-            self.expected = {name: _host(value) for name, value in reference.items()}
+            if not reference:
+                raise ArgumentError(
+                    "reference= has no array, so that nothing would be compared: expected arrays by argument name; "
+                    "name what the kernel writes, or leave reference= out"
+                )
+            self.expected = {name: _host(name, value) for name, value in reference.items()}
         elif isinstance(reference, str):
             labels = [c.label for c in tuner.candidates]
             if reference != "first" and reference not in labels:
@@ -430,7 +443,10 @@ class _Trial:
             same, apart = difference(values, self.expected[name], dtype, self.tuner._rtol, self.tuner._atol)
             worst = apart if not apart <= worst else worst
             if not same and not message:
+                wanted = self.expected[name].shape
                 message = f"{name} differs by up to {apart:.3g}"
+                if values.shape != wanted:
+                    message = f"{name} has the shape {values.shape}, the reference {wanted}"
         return worst, message
 
     def _name_in(self, candidate: Candidate, name: str) -> str:
@@ -479,9 +495,20 @@ def _stream(args: Sequence[Any], named: Mapping[str, Any], stream: Any, device: 
     return current_torch_stream(flatten((*args, *named.values())), device.ordinal) or 0
 
 
-def _host(value: Any) -> Any:
-    return value if isinstance(value, np.ndarray) else read(value)[0]
+def _host(name: Any, value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value
+    if not is_tensor(value):
+        raise ArgumentError(
+            f"reference[{name!r}] is {describe(value)}: expected an array or a tensor; numpy.asarray makes one"
+        )
+    return read(value)[0]
 
 
 def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    """The first line of a message, without a clause at its end that only leads to the lines below."""
+    first, newline, _ = str(error).partition("\n")
+    if not newline or first.endswith((".", "!")):
+        return first
+    end = max(first.rfind(". "), first.rfind("; "))
+    return first[:end] if end > 0 else first.rstrip(":")

@@ -23,6 +23,9 @@ __all__ = ["Candidate", "candidates_of"]
 _LEVELS = (".trk", *(f".{level}" for level in (Level.CUBIN, Level.HSACO, Level.PTX, Level.AMDGCN, Level.LLIR)),
            *(f".{level}" for level in (Level.TTGIR, Level.TTIR)))  # fmt: skip
 
+_SOURCES = (Kernel, Artifact, str, Path)
+"""What is a candidate without being compiled for each launch's arguments."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -51,21 +54,31 @@ class Candidate:
     constants: Mapping[str, Any] = field(default_factory=dict)
     grid: Any = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, _SOURCES) and not hasattr(self.source, "fn") and not callable(self.source):
+            raise ArgumentError(
+                f"Candidate({self.source!r:.60}): expected a kernel, a file, an artifact or a function of Triton"
+            )
+        for name, given in (("options", self.options), ("constants", self.constants)):
+            if not isinstance(given, Mapping):
+                raise ArgumentError(f"Candidate: {name}={given!r:.60}: expected a mapping, for example {{'BLOCK': 64}}")
+
     def __getitem__(self, name: str) -> Any:
         raw = {} if self.is_function or self.kernel.metadata is None else self.kernel.metadata.raw
-        for known in (self.constants, {} if self.is_function else self.kernel.artifact.constants, self.options, raw):
+        bundled = {} if self.is_function else self.kernel.artifact.constants
+        for known in (self.constants, bundled, self.options, raw):
             if name in known:
                 return known[name]
-        known_names = sorted({*self.constants, *self.options, *raw})
+        known_names = sorted({*self.constants, *bundled, *self.options})
         raise ArgumentError(
             f"candidate {self.label!r} has no {name!r}: expected constants={{{name!r}: ...}} of a Candidate or of its "
-            f"bundle, a compile option, or one of {', '.join(known_names) or 'nothing'}"
+            f"bundle, a compile option, or a field of its metadata; it has {', '.join(known_names) or 'no constants'}"
         )
 
     @property
     def is_function(self) -> bool:
         """Whether it is compiled for each launch's arguments."""
-        return not isinstance(self.source, (Kernel, Artifact, str, Path))
+        return not isinstance(self.source, _SOURCES)
 
     @functools.cached_property
     def kernel(self) -> Kernel:
