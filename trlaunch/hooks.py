@@ -192,13 +192,32 @@ def _around(
     try:
         for hook in before._hooks:
             hook(event)
-        return launch(grid, args, stream, device, named)
+        result = launch(grid, args, stream, device, named)
     except BaseException as error:
         event.error = error
+        _call_after(event, error)
         raise
-    finally:
-        for hook in reversed(after._hooks):
+    _call_after(event, None)
+    return result
+
+
+def _call_after(event: Launch, first: BaseException | None) -> None:
+    """Call every hook behind a launch, whatever the others raise, then raise what was raised first.
+
+    What is raised later is a note of the first; but what is no `Exception` (Ctrl-C) goes before what is one.
+    """
+    raised = first
+    for hook in reversed(after._hooks):
+        try:
             hook(event)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            if raised is None or (isinstance(raised, Exception) and not isinstance(error, Exception)):
+                raised = error
+            elif error is not raised:
+                said = f"{hook!r:.80} after the launch raised, too: {error!r:.400}"
+                raised.__notes__ = [*getattr(raised, "__notes__", []), said]  # add_note is of Python 3.11
+    if raised is not None and raised is not first:
+        raise raised
 
 
 @contextlib.contextmanager
