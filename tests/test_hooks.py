@@ -145,6 +145,56 @@ def test_hooks_are_added_once_and_removed_by_name():
         hooks.after.add(3)
 
 
+def test_a_hook_stays_until_the_last_with_of_it_ends(kernel, arrays):
+    seen = []
+    with hooks.before(seen.append):
+        with hooks.before(seen.append):
+            kernel.launch(1, *arrays, N)
+        kernel.launch(1, *arrays, N)
+    assert (len(seen), len(hooks.before)) == (2, 0)
+    hooks.before.add(seen.append)
+    with hooks.before(seen.append):
+        hooks.before.add(seen.append)
+    assert len(hooks.before) == 1
+    hooks.before.remove(seen.append)
+    with hooks.before(seen.append):
+        hooks.before.add(seen.append)
+    assert list(hooks.before) == [seen.append]
+    with hooks.before(seen.append):
+        hooks.before.remove(seen.append)
+        assert len(hooks.before) == 0
+    assert len(hooks.before) == 0
+
+
+def test_threads_have_the_same_hook_side_by_side(kernel, arrays):
+    seen, failures = [], []
+    meet = threading.Barrier(2)
+
+    def work(first):
+        try:
+            for _ in range(20):
+                with hooks.after(seen.append):
+                    meet.wait()
+                    if first:
+                        kernel.launch(1, *arrays, N)
+                    meet.wait()
+                    if not first:  # the other one leaves meanwhile
+                        failures.extend([] if seen.append in list(hooks.after) else ["gone"])
+                meet.wait()
+        except BaseException as error:
+            failures.append(error)
+            meet.abort()
+            raise
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert (len(seen), len(hooks.after)) == (20, 0)
+
+
 def test_arguments_whose_names_are_not_known_are_numbered(tmp_path, arrays):
     case = find("3.0.0", "cuda:80", "add_kernel")
     unnamed = Kernel.from_file(case.path("ptx"), device="emulator")
