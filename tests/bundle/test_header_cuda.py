@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.programs import build, cuda_include, literal
+from tests.bundle.programs import build, compiled, cuda_include, literal
 from tests.corpus import Case, find
 from tests.oracle import sample
 from trlaunch import Kernel
@@ -273,3 +273,24 @@ def test_without_a_driver_the_status_says_so(fakecuda, small, tmp_path):
     executable = opened(small, "nothing", STATUSES)
     found = fakecuda.execute([str(executable), "x"], env={"LD_LIBRARY_PATH": str(tmp_path)}, check=False)
     assert found.stdout == "nothing 303 CUDA_ERROR_SHARED_OBJECT_INIT_FAILED\n"
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_two_headers_with_the_same_names_are_a_compile_error(tmp_path, language):
+    kernels = [Kernel.from_file(find("3.6.0", target, "add_kernel").path("cubin")) for target in ("cuda:80", "cuda:90")]
+    for kernel in kernels:
+        (tmp_path / f"sm_{kernel.target.arch}.h").write_text(header(kernel, constants={"SM": kernel.target.arch}))
+    (tmp_path / "again.h").write_text(header(kernels[0]))
+    (tmp_path / "mine.h").write_text(header(kernels[1], prefix="add_kernel_sm_90"))
+
+    def build_with(*names):
+        text = "".join(f'#include "{name}"\n' for name in names)
+        (tmp_path / "main.c").write_text(f"{text}int main(void) {{ return add_kernel_load() == CUDA_SUCCESS; }}\n")
+        return compiled(tmp_path / "main", tmp_path / "main.c", language, flags=["-DTRLAUNCH_DLOPEN"])
+
+    refused = build_with("sm_80.h", "sm_90.h")
+    assert refused.returncode != 0
+    assert "this header for cuda:90a and another one before it" in refused.stderr
+    assert "--prefix add_kernel_cuda_90a" in refused.stderr
+    done = build_with("sm_80.h", "sm_80.h", "again.h", "mine.h")
+    assert done.returncode == 0, done.stderr

@@ -199,21 +199,32 @@ class _Header:
     # --- the text ----------------------------------------------------------------------------------------------------
 
     def lines(self) -> Iterator[str]:
+        code = [
+            *self._image(),
+            *self._state(),
+            *self._loading(),
+            *self._encoders(),
+            *self._launching(),
+        ]
         guard = f"TRLAUNCH_{self.prefix.upper()}_H"
+        content = f"{guard}_{hashlib.sha256(chr(10).join(code).encode()).hexdigest()[:16]}"
         yield from self._about()
         yield f"#ifndef {guard}"
         yield f"#define {guard}"
+        yield f"#define {content}"
         yield ""
         support = "hip_support.h" if self.api is _HIP else "cuda_support.h"
         yield from (Path(__file__).with_name(support)).read_text().splitlines()
         yield ""
         yield f"/* ---- {comment(self.kernel.name)} {'-' * max(3, 106 - len(comment(self.kernel.name)))} */"
         yield ""
-        yield from self._image()
-        yield from self._state()
-        yield from self._loading()
-        yield from self._encoders()
-        yield from self._launching()
+        yield from code
+        yield f"#elif !defined({content})"
+        yield (
+            f'#error "this header for {self.kernel.target} and another one before it both name what they hold '
+            f"{self.prefix}_...: write one of them with --prefix (trlaunch bundle FILE -o FILE.h --prefix "
+            f'{identifier(f"{self.prefix}_{self.kernel.target}", self.prefix)})"'
+        )
         yield f"#endif /* {guard} */"
 
     def _about(self) -> Iterator[str]:
