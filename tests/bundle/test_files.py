@@ -105,6 +105,26 @@ def test_files_that_do_not_belong_together_are_not_bundled(tmp_path, how):
     assert not (tmp_path / "k.trk").exists()
 
 
+@pytest.mark.parametrize(
+    "how", [lambda k, path, c: k.save(path, constants=c), lambda k, path, c: header(k, constants=c)]
+)
+def test_an_argument_of_the_launch_is_no_constant(tmp_path, how):
+    kernel = Kernel.from_file(find("3.6.0", "cuda:80", "add_kernel").path("cubin"))
+    expected = (
+        r"constant x_ptr=3: expected a constexpr .* into add_kernel, found .*\(x_ptr, .*, n_elements\): leave it out"
+    )
+    with pytest.raises(ArgumentError, match=expected):
+        how(kernel, tmp_path / "k.trk", {"BLOCK": 1024, "x_ptr": 3})
+    with pytest.raises(ArgumentError, match="expected a number, text, bool or None"):
+        how(kernel, tmp_path / "k.trk", {"BLOCK": [1]})
+    assert not list(tmp_path.iterdir())
+    pairs = Kernel.from_file(find("3.6.0", "cuda:80", "tuple_kernel").path("cubin"))
+    name = next(p.name for p in pairs.signature.user if "." in p.name)
+    for wrong in (name, name.partition(".")[0]):
+        with pytest.raises(ArgumentError, match="expected a constexpr"):
+            how(pairs, tmp_path / "k.trk", {wrong: 3})
+
+
 # --- several targets -------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +273,14 @@ def test_the_command_writes_both(cli, tmp_path):
     shown = json.loads(cli("inspect", "k.trk", "--json").stdout)
     assert shown["constants"] == {"BLOCK": 1024}
     assert [p["name"] for p in shown["kernels"][0]["params"]][:4] == ["x_ptr", "y_ptr", "out_ptr", "n_elements"]
+
+
+def test_the_command_takes_no_argument_of_the_launch_as_a_constant(cli, tmp_path):
+    for out in ("k.trk", "k.h"):
+        done = cli("bundle", "add_kernel.cubin", "-o", out, "--constant", "x_ptr=3")
+        assert done.exit_code == 1
+        assert "constant x_ptr=3: expected a constexpr" in " ".join(done.stderr.split())
+        assert not (tmp_path / out).exists()
 
 
 def test_inspect_shows_every_target_of_a_bundle(cli, tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trlaunch.artifact import Artifact, Level
 from trlaunch.bundle.archive import Constant, Entry, decode, encode
 from trlaunch.bundle.choice import choose
-from trlaunch.bundle.whole import refuse_torn
+from trlaunch.bundle.whole import constants_of, refuse_torn
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, ArtifactError
 from trlaunch.metadata import Metadata
@@ -107,7 +107,7 @@ def save(
     CheckError
         Binary, metadata and text levels are not of one compilation.
     ArgumentError
-        A constant is no number, text or bool.
+        A constant is no number, text or bool, or names an argument of the launch.
     """
     path = Path(path)
     given = (kernels,) if not isinstance(kernels, Sequence) else tuple(kernels)
@@ -135,7 +135,7 @@ def entry_of(kernel: Kernel, *, texts: bool = False, constants: Mapping[str, Con
         sibling = ready.sibling(level) if level is not ready.level else None
         if sibling is not None:
             beside[level] = sibling.data
-    known = {**kernel.artifact.constants, **_constants(constants)}
+    known = constants_of(kernel, constants)
     parameters = tuple(Slot(p.name, p.type, p.size, p.divisibility, p.signless) for p in kernel.signature.user)
     return Entry(kernel.name, kernel.target, ready.level, ready.data, _metadata(kernel), parameters, known, beside)
 
@@ -162,11 +162,3 @@ def _metadata(kernel: Kernel) -> Metadata:
     if kernel._given_shared is not None:
         over["shared"] = kernel._given_shared
     return kernel.metadata if kernel.metadata is not None and not over else Metadata.from_dict({**raw, **over})
-
-
-def _constants(given: Mapping[str, Constant] | None) -> dict[str, Constant]:
-    found = dict(given or {})
-    for name, value in found.items():
-        if not isinstance(name, str) or type(value) not in (int, float, str, bool, type(None)):
-            raise ArgumentError(f"constants={{{name!r}: {value!r:.60}}}: expected a number, text, bool or None by name")
-    return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from trlaunch._version import __version__
 from trlaunch.bundle.archive import Constant
 from trlaunch.bundle.names import comment, identifier, string, unique
-from trlaunch.bundle.whole import refuse_torn
+from trlaunch.bundle.whole import constants_of, refuse_torn
 from trlaunch.errors import ArgumentError, SignatureError
 from trlaunch.metadata import TensorDescriptorMeta
 from trlaunch.signature import Param, category
@@ -114,19 +114,18 @@ def header(kernel: Kernel, *, prefix: str | None = None, constants: Mapping[str,
     Raises
     ------
     ArgumentError
-        The kernel is PTX, which only the driver of the device at hand lays out, or has what HIP cannot launch.
+        The kernel is PTX, which only the driver of the device at hand lays out, or has what HIP cannot launch; or a
+        constant is no number, text or bool, or names an argument of the launch.
     SignatureError
         The type of a parameter is not known.
     CheckError
         Binary, metadata and text levels are not of one compilation, or lack what a launch needs.
     """
-    return "".join(
-        f"{line}\n" for line in _Header(kernel, prefix, {**kernel.artifact.constants, **(constants or {})}).lines()
-    )
+    return "".join(f"{line}\n" for line in _Header(kernel, prefix, constants).lines())
 
 
 class _Header:
-    def __init__(self, kernel: Kernel, prefix: str | None, constants: Mapping[str, Constant]) -> None:
+    def __init__(self, kernel: Kernel, prefix: str | None, constants: Mapping[str, Constant] | None) -> None:
         if kernel.image.format == "ptx":
             raise ArgumentError(
                 f"{kernel.name} is {kernel.level}, and a header takes a cubin or an hsaco: lower it first "
@@ -138,7 +137,7 @@ class _Header:
         self.threads = kernel.threads or 1
         self.shared = kernel.shared or 0
         self.kernel = kernel
-        self.constants = constants
+        self.constants = constants_of(kernel, constants)
         self.metadata = kernel.metadata
         self.cluster = kernel.metadata.cluster if kernel.metadata else (1, 1, 1)
         self.cooperative = bool(kernel.metadata and kernel.metadata.cooperative)
