@@ -191,6 +191,23 @@ def test_one_file_for_three_architectures(tmp_path, fakecuda):
         save(tmp_path / "k.trk", [a, a])
 
 
+def test_a_target_of_a_bundle_is_chosen_by_name(tmp_path):
+    kernels = [Kernel.from_file(find("3.6.0", target, "add_kernel").path("cubin")) for target in ("cuda:80", "cuda:90")]
+    path = save(tmp_path / "two.trk", kernels)
+    for kernel, target in zip(kernels, ("cuda:80", Target.parse("cuda:90a")), strict=True):
+        for again in (Kernel.from_file(path, target=target), Kernel.from_bytes(path.read_bytes(), target=target)):
+            assert (again.target, again.image.data) == (kernel.target, kernel.image.data)
+    with pytest.raises(ArtifactError, match=r"target='cuda:75': .* that two\.trk holds, cuda:80, cuda:90a"):
+        Kernel.from_file(path, target="cuda:75")
+    alone = kernels[0].save(tmp_path / "one.trk")
+    with pytest.raises(ArtifactError, match=r"that one\.trk holds, cuda:80"):
+        Kernel.from_file(alone, target="cuda:90")
+    with pytest.raises(ArgumentError, match="target= and options= are for levels above PTX"):
+        Kernel.from_file(path, target="cuda:80", options={"num_warps": 8})
+    with pytest.raises(ArgumentError, match="target= and options= are for levels above PTX"):
+        Kernel(load(alone).artifact(), target="cuda:90")
+
+
 def fnv(data: bytes) -> int:
     from tests.fakecuda.inside import fnv1a
 

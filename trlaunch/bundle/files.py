@@ -16,6 +16,7 @@ from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, ArtifactError
 from trlaunch.metadata import Metadata
 from trlaunch.signature import Slot, Source
+from trlaunch.target import Target
 
 if TYPE_CHECKING:
     from trlaunch.kernel import Kernel
@@ -46,9 +47,21 @@ class Bundle:
         """What to call it in messages."""
         return self.path.name if self.path else "the bundle"
 
-    def artifact(self, device: str | Device | None = None) -> Artifact:
-        """What `Kernel` is made from: the entry for a device (`choose`)."""
-        return artifact_of(choose(self.entries, device, self.label), self.path)
+    def artifact(self, device: str | Device | None = None, target: str | Target | None = None) -> Artifact:
+        """What `Kernel` is made from: the entry for a target, where one is given, else for a device (`choose`).
+
+        Raises
+        ------
+        ArtifactError
+            There is none.
+        """
+        if target is None:
+            return artifact_of(choose(self.entries, device, self.label), self.path)
+        for entry in self.entries:
+            if str(entry.target) == str(Target.parse(target) if isinstance(target, str) else target):
+                return artifact_of(entry, self.path)
+        held = ", ".join(str(entry.target) for entry in self.entries)
+        raise ArtifactError(f"target={str(target)!r}: expected one of the targets that {self.label} holds, {held}")
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """All of them, in the order of the file."""
