@@ -79,6 +79,44 @@ def test_what_a_hook_raises_reaches_the_caller_and_nothing_is_launched(kernel, a
     assert not arrays[2].any()
 
 
+def test_every_hook_behind_a_launch_runs_and_the_first_error_goes_up(kernel, arrays):
+    said = []
+
+    def fails(text, error=LookupError):
+        def hook(_):
+            said.append(text)
+            raise error(text)
+
+        return hook
+
+    with hooks.after(lambda _: said.append("last")), hooks.after(fails("second")), hooks.after(fails("first")):
+        with pytest.raises(LookupError, match="first") as found:
+            kernel.launch(1, *arrays, N)
+        assert said == ["first", "second", "last"]
+        assert [note.partition("after")[2] for note in found.value.__notes__] == [
+            " the launch raised, too: LookupError('second')"
+        ]
+        with pytest.raises(ArgumentError, match="takes 4 arguments") as found:
+            kernel.launch(1, *arrays)
+        assert len(found.value.__notes__) == 2
+        with hooks.after(lambda launch: said.append(launch.error)), hooks.before(fails("before", RuntimeError)):
+            with pytest.raises(RuntimeError, match="before"):
+                kernel.launch(1, *arrays, N)
+            assert isinstance(said[-4], RuntimeError)
+        with hooks.after(fails("interrupted", KeyboardInterrupt)), pytest.raises(KeyboardInterrupt):
+            kernel.launch(1, *arrays)
+    assert said[-4:] == ["interrupted", "first", "second", "last"]
+
+
+def test_a_hook_behind_a_launch_may_raise_the_launch_s_error_again(kernel, arrays):
+    def again(launch):
+        raise launch.error
+
+    with hooks.after(again), pytest.raises(ArgumentError) as found:
+        kernel.launch(1, *arrays)
+    assert not hasattr(found.value, "__notes__")
+
+
 def test_a_hook_before_a_launch_sees_unchecked_arguments(kernel, arrays):
     seen = []
     with hooks.before(lambda launch: seen.append(dict(launch.arguments))):
@@ -105,6 +143,56 @@ def test_hooks_are_added_once_and_removed_by_name():
         hooks.before.remove(hook)
     with pytest.raises(ArgumentError, match="a hook is a function of a launch, found 3"):
         hooks.after.add(3)
+
+
+def test_a_hook_stays_until_the_last_with_of_it_ends(kernel, arrays):
+    seen = []
+    with hooks.before(seen.append):
+        with hooks.before(seen.append):
+            kernel.launch(1, *arrays, N)
+        kernel.launch(1, *arrays, N)
+    assert (len(seen), len(hooks.before)) == (2, 0)
+    hooks.before.add(seen.append)
+    with hooks.before(seen.append):
+        hooks.before.add(seen.append)
+    assert len(hooks.before) == 1
+    hooks.before.remove(seen.append)
+    with hooks.before(seen.append):
+        hooks.before.add(seen.append)
+    assert list(hooks.before) == [seen.append]
+    with hooks.before(seen.append):
+        hooks.before.remove(seen.append)
+        assert len(hooks.before) == 0
+    assert len(hooks.before) == 0
+
+
+def test_threads_have_the_same_hook_side_by_side(kernel, arrays):
+    seen, failures = [], []
+    meet = threading.Barrier(2)
+
+    def work(first):
+        try:
+            for _ in range(20):
+                with hooks.after(seen.append):
+                    meet.wait()
+                    if first:
+                        kernel.launch(1, *arrays, N)
+                    meet.wait()
+                    if not first:  # the other one leaves meanwhile
+                        failures.extend([] if seen.append in list(hooks.after) else ["gone"])
+                meet.wait()
+        except BaseException as error:
+            failures.append(error)
+            meet.abort()
+            raise
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert (len(seen), len(hooks.after)) == (20, 0)
 
 
 def test_arguments_whose_names_are_not_known_are_numbered(tmp_path, arrays):
@@ -331,6 +419,32 @@ def test_launches_are_nvtx_ranges(tmp_path):
     log = tmp_path / "ranges"
     python(RANGES, NVTX_INJECTION64_PATH=str(tmp_path / "tool.so"), FAKENVTX_LOG=str(log))
     assert log.read_text().splitlines() == ["push trlaunch add_kernel", "pop trlaunch"] * 3
+
+
+RAISING = """
+import numpy as np
+from tests.corpus import find
+from trlaunch import Kernel, hooks
+kernel = Kernel.from_file(find("3.6.0", "cuda:80", "add_kernel").path("ptx"), device="emulator")
+x = np.ones(1024, np.float32)
+def fail(launch):
+    raise LookupError(launch.name)
+with hooks.nvtx(), hooks.after(fail):
+    for count in ((1024,), ()):
+        try:
+            kernel.launch(1, x, x, x, *count)
+        except (LookupError, TypeError) as error:
+            print(type(error).__name__)
+"""
+
+
+def test_a_range_ends_though_a_hook_raised(tmp_path):
+    (tmp_path / "tool.c").write_text(INJECTION)
+    compile_c(tmp_path / "tool.c", tmp_path / "tool.so", "-D_GNU_SOURCE")
+    log = tmp_path / "ranges"
+    said = python(RAISING, NVTX_INJECTION64_PATH=str(tmp_path / "tool.so"), FAKENVTX_LOG=str(log))
+    assert said == "LookupError\nArgumentError\n"
+    assert log.read_text().splitlines() == ["push trlaunch add_kernel", "pop trlaunch"] * 2
 
 
 def test_without_a_tool_there_are_no_ranges():

@@ -16,6 +16,7 @@ from trlaunch.records import dataclass, field
 if TYPE_CHECKING:
     from trlaunch.driver import Device
     from trlaunch.signature import Source
+    from trlaunch.target import Target
 
 __all__ = ["BUNDLE_MAGIC", "Artifact", "Level"]
 
@@ -104,6 +105,7 @@ class Artifact:
         path: str | Path,
         metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
         device: str | Device | None = None,
+        target: Target | str | None = None,
     ) -> Artifact:
         """Read a file; its level is known by content first, by extension second.
 
@@ -114,6 +116,8 @@ class Artifact:
             Triton's JSON; left out, ``<stem>.json`` beside the file is taken where it exists.
         device : str, optional
             Chooses the target where the file is a bundle of several; left out, the default device.
+        target : str or Target, optional
+            That one of the bundle's targets.
 
         Raises
         ------
@@ -125,7 +129,7 @@ class Artifact:
         path = _path(path)
         data = _read(path)
         if data.startswith(BUNDLE_MAGIC):
-            return _bundled(data, path, metadata, device)
+            return _bundled(data, path, metadata, device, target)
         beside = path.with_name(path.stem + ".json")
         if metadata is None and beside.is_file():
             metadata = beside
@@ -143,14 +147,15 @@ class Artifact:
         metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
         level: Level | str | None = None,
         device: str | Device | None = None,
+        target: Target | str | None = None,
     ) -> Artifact:
-        """Take content at hand; `level` only where the content does not tell, `device` as for `from_file`."""
+        """Take content at hand; `level` only where the content does not tell, the others as for `from_file`."""
         if not isinstance(data, (str, bytes, bytearray, memoryview)):
             raise ArtifactError(f"expected the content of a file, bytes or text, found {type(data).__name__}")
         named = isinstance(data, str) and Path(data).suffix in _EXTENSIONS and "\n" not in data
         data = data.encode() if isinstance(data, str) else bytes(data)
         if data.startswith(BUNDLE_MAGIC):
-            return _bundled(data, None, metadata, device)
+            return _bundled(data, None, metadata, device, target)
         found = detect(data)
         if found is None and level is None:
             hint = "; a file is read by its name with from_file" if named else ""
@@ -266,13 +271,15 @@ def detect(data: bytes) -> Level | None:
     return None
 
 
-def _bundled(data: bytes, path: Path | None, metadata: Any, device: str | Device | None) -> Artifact:
+def _bundled(
+    data: bytes, path: Path | None, metadata: Any, device: str | Device | None, target: Target | str | None
+) -> Artifact:
     from trlaunch.bundle import Bundle, decode
 
     bundle = Bundle(path, decode(data, path.name if path else "the bundle"))
     if metadata is not None:
         raise ArtifactError(f"{bundle.label} holds its metadata: leave metadata= out")
-    return bundle.artifact(device)
+    return bundle.artifact(device, target)
 
 
 def _known(level: Level | str) -> Level:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Hook", "Hooks", "Launch", "after", "before", "nvtx", "proton"]
 
 _lock = threading.RLock()
+_ADDED = object()
 
 
 class Launch:
@@ -106,6 +107,7 @@ class Hooks:
     def __init__(self, side: str) -> None:
         self._side = side
         self._hooks: tuple[Hook, ...] = ()
+        self._holders: list[tuple[Hook, object]] = []  # why each is there: `add`, or one `with` of its own
 
     def add(self, hook: Hook) -> None:
         """Call `hook` with the `Launch`, behind those that are there (`after`: before them). Twice is once.
@@ -115,14 +117,12 @@ class Hooks:
         ArgumentError
             It cannot be called.
         """
-        if not callable(hook):
-            raise ArgumentError(f"a hook is a function of a launch, found {hook!r:.60}")
         with _lock:
-            if hook not in self._hooks:
-                self._change((*self._hooks, hook))
+            if (hook, _ADDED) not in self._holders:
+                self._hold(hook, _ADDED)
 
     def remove(self, hook: Hook) -> None:
-        """Call it no more.
+        """Call it no more, not within a ``with`` statement of it either.
 
         Raises
         ------
@@ -132,7 +132,22 @@ class Hooks:
         with _lock:
             if hook not in self._hooks:
                 raise ArgumentError(f"{hook!r:.60} is not among the hooks {self._side} launches")
+            self._holders = [held for held in self._holders if held[0] != hook]
             self._change(tuple(other for other in self._hooks if other != hook))
+
+    def _hold(self, hook: Hook, holder: object) -> None:
+        if not callable(hook):
+            raise ArgumentError(f"a hook is a function of a launch, found {hook!r:.60}")
+        with _lock:
+            self._holders.append((hook, holder))
+            if hook not in self._hooks:
+                self._change((*self._hooks, hook))
+
+    def _let_go(self, hook: Hook, holder: object) -> None:
+        with _lock:
+            self._holders = [held for held in self._holders if held[1] is not holder]
+            if hook in self._hooks and all(held[0] != hook for held in self._holders):
+                self._change(tuple(other for other in self._hooks if other != hook))
 
     def _change(self, hooks: tuple[Hook, ...]) -> None:
         self._hooks = hooks
@@ -140,12 +155,13 @@ class Hooks:
 
     @contextlib.contextmanager
     def __call__(self, hook: Hook) -> Iterator[None]:
-        """Have `hook` added within a ``with`` statement."""
-        self.add(hook)
+        """Have `hook` added within a ``with`` statement, and where several have it, until the last of them ends."""
+        holder = object()
+        self._hold(hook, holder)
         try:
             yield
         finally:
-            self.remove(hook)
+            self._let_go(hook, holder)
 
     def __iter__(self) -> Iterator[Hook]:
         return iter(self._hooks)
@@ -192,13 +208,32 @@ def _around(
     try:
         for hook in before._hooks:
             hook(event)
-        return launch(grid, args, stream, device, named)
+        result = launch(grid, args, stream, device, named)
     except BaseException as error:
         event.error = error
+        _call_after(event, error)
         raise
-    finally:
-        for hook in reversed(after._hooks):
+    _call_after(event, None)
+    return result
+
+
+def _call_after(event: Launch, first: BaseException | None) -> None:
+    """Call every hook behind a launch, whatever the others raise, then raise what was raised first.
+
+    What is raised later is a note of the first; but what is no `Exception` (Ctrl-C) goes before what is one.
+    """
+    raised = first
+    for hook in reversed(after._hooks):
+        try:
             hook(event)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            if raised is None or (isinstance(raised, Exception) and not isinstance(error, Exception)):
+                raised = error
+            elif error is not raised:
+                said = f"{hook!r:.80} after the launch raised, too: {error!r:.400}"
+                raised.__notes__ = [*getattr(raised, "__notes__", []), said]  # add_note is of Python 3.11
+    if raised is not None and raised is not first:
+        raise raised
 
 
 @contextlib.contextmanager

@@ -143,7 +143,8 @@ class Kernel(launching.Launched):
         check : {"error", "warn"}
             Whether an error of the audit refuses a launch.
         target : str or Target, optional
-            What a level above PTX is lowered for; left out, the metadata's, else what the text states.
+            What a level above PTX is lowered for; left out, the metadata's, else what the text states. Of a bundle
+            (``.trk``) the target to take.
         options : mapping, optional
             Compile options for it, over those of the metadata and the text.
         dump : str, At or sequence of them, optional
@@ -158,14 +159,15 @@ class Kernel(launching.Launched):
         LoweringError
             Triton is missing, is another release than the text needs, or failed.
         """
+        artifact = Artifact.from_file(path, metadata, device, target)
         return cls(
-            Artifact.from_file(path, metadata, device),
+            artifact,
             name=name,
             signature=signature,
             device=device,
             shared=shared,
             check=check,
-            target=target,
+            target=None if artifact.parameters is not None else target,  # a bundle's has been chosen
             options=options,
             dump=dump,
             dump_limit=dump_limit,
@@ -181,7 +183,8 @@ class Kernel(launching.Launched):
         **settings: Any,
     ) -> Kernel:
         """A kernel from content at hand; the settings are `from_file`'s, `level` where the content does not tell."""
-        return cls(Artifact.from_bytes(data, metadata, level, settings.get("device")), **settings)
+        artifact = Artifact.from_bytes(data, metadata, level, settings.get("device"), settings.get("target"))
+        return cls(artifact, **settings | ({"target": None} if artifact.parameters is not None else {}))
 
     @classmethod
     def from_cache(

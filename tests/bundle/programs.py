@@ -12,13 +12,22 @@ from typing import Any
 
 from tests.oracle import numpy_bytes
 
-__all__ = ["LANGUAGES", "build", "cuda_include", "literal"]
+__all__ = ["LANGUAGES", "build", "compiled", "cuda_include", "literal"]
 
 LANGUAGES = {"c": ("CC", "gcc", "c99"), "c++": ("CXX", "g++", "c++17")}
 
 
 def build(output: Path, source: Path, language: str, libraries: Sequence[str] = (), flags: Sequence[str] = ()) -> Path:
     """Compile and link a program."""
+    done = compiled(output, source, language, libraries, flags)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def compiled(
+    output: Path, source: Path, language: str, libraries: Sequence[str] = (), flags: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """What the compiler says."""
     variable, compiler, standard = LANGUAGES[language]
     found = os.environ.get(variable) or shutil.which(compiler)
     assert found, f"the tests of headers need {compiler}: install it, or set {variable}"
@@ -34,12 +43,10 @@ def build(output: Path, source: Path, language: str, libraries: Sequence[str] = 
         "-Wpedantic",
         "-Werror",
     ]
-    done = subprocess.run(
+    return subprocess.run(
         [*command, *flags, "-o", str(output), str(source), "-x", "none", *libraries, "-ldl"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return output
 
 
 def cuda_include() -> Path:

@@ -105,6 +105,26 @@ def test_files_that_do_not_belong_together_are_not_bundled(tmp_path, how):
     assert not (tmp_path / "k.trk").exists()
 
 
+@pytest.mark.parametrize(
+    "how", [lambda k, path, c: k.save(path, constants=c), lambda k, path, c: header(k, constants=c)]
+)
+def test_an_argument_of_the_launch_is_no_constant(tmp_path, how):
+    kernel = Kernel.from_file(find("3.6.0", "cuda:80", "add_kernel").path("cubin"))
+    expected = (
+        r"constant x_ptr=3: expected a constexpr .* into add_kernel, found .*\(x_ptr, .*, n_elements\): leave it out"
+    )
+    with pytest.raises(ArgumentError, match=expected):
+        how(kernel, tmp_path / "k.trk", {"BLOCK": 1024, "x_ptr": 3})
+    with pytest.raises(ArgumentError, match="expected a number, text, bool or None"):
+        how(kernel, tmp_path / "k.trk", {"BLOCK": [1]})
+    assert not list(tmp_path.iterdir())
+    pairs = Kernel.from_file(find("3.6.0", "cuda:80", "tuple_kernel").path("cubin"))
+    name = next(p.name for p in pairs.signature.user if "." in p.name)
+    for wrong in (name, name.partition(".")[0]):
+        with pytest.raises(ArgumentError, match="expected a constexpr"):
+            how(pairs, tmp_path / "k.trk", {wrong: 3})
+
+
 # --- several targets -------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +189,23 @@ def test_one_file_for_three_architectures(tmp_path, fakecuda):
     assert [launch["hash"] for launch in recorded.of("cuLaunchKernelEx")] == [fnv(b.image.data), fnv(a.image.data)]
     with pytest.raises(ArtifactError, match="two for cuda:80"):
         save(tmp_path / "k.trk", [a, a])
+
+
+def test_a_target_of_a_bundle_is_chosen_by_name(tmp_path):
+    kernels = [Kernel.from_file(find("3.6.0", target, "add_kernel").path("cubin")) for target in ("cuda:80", "cuda:90")]
+    path = save(tmp_path / "two.trk", kernels)
+    for kernel, target in zip(kernels, ("cuda:80", Target.parse("cuda:90a")), strict=True):
+        for again in (Kernel.from_file(path, target=target), Kernel.from_bytes(path.read_bytes(), target=target)):
+            assert (again.target, again.image.data) == (kernel.target, kernel.image.data)
+    with pytest.raises(ArtifactError, match=r"target='cuda:75': .* that two\.trk holds, cuda:80, cuda:90a"):
+        Kernel.from_file(path, target="cuda:75")
+    alone = kernels[0].save(tmp_path / "one.trk")
+    with pytest.raises(ArtifactError, match=r"that one\.trk holds, cuda:80"):
+        Kernel.from_file(alone, target="cuda:90")
+    with pytest.raises(ArgumentError, match="target= and options= are for levels above PTX"):
+        Kernel.from_file(path, target="cuda:80", options={"num_warps": 8})
+    with pytest.raises(ArgumentError, match="target= and options= are for levels above PTX"):
+        Kernel(load(alone).artifact(), target="cuda:90")
 
 
 def fnv(data: bytes) -> int:
@@ -253,6 +290,14 @@ def test_the_command_writes_both(cli, tmp_path):
     shown = json.loads(cli("inspect", "k.trk", "--json").stdout)
     assert shown["constants"] == {"BLOCK": 1024}
     assert [p["name"] for p in shown["kernels"][0]["params"]][:4] == ["x_ptr", "y_ptr", "out_ptr", "n_elements"]
+
+
+def test_the_command_takes_no_argument_of_the_launch_as_a_constant(cli, tmp_path):
+    for out in ("k.trk", "k.h"):
+        done = cli("bundle", "add_kernel.cubin", "-o", out, "--constant", "x_ptr=3")
+        assert done.exit_code == 1
+        assert "constant x_ptr=3: expected a constexpr" in " ".join(done.stderr.split())
+        assert not (tmp_path / out).exists()
 
 
 def test_inspect_shows_every_target_of_a_bundle(cli, tmp_path):

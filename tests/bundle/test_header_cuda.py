@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.bundle.programs import build, cuda_include, literal
+from tests.bundle.programs import build, compiled, cuda_include, literal
 from tests.corpus import Case, find
 from tests.oracle import sample
 from trlaunch import Kernel
@@ -233,7 +234,7 @@ STATUSES = """
 #define ADD(x) add_kernel_3_6_0_launch(NULL, 1, 1, 1, POINTER(x), POINTER(0x2000), POINTER(0x3000), 16)
 int main(int count, char **arguments) {
     (void)arguments;
-    if (count > 1) return failed("nothing", add_kernel_3_6_0_load());
+    if (count > 1) return failed("device", trlaunch_cuda_use_device(0)) | failed("nothing", add_kernel_3_6_0_load());
     call("cuInit", NULL, 0);
     failed("no context", ADD(0x1000));
     context_of(0);
@@ -269,7 +270,80 @@ def test_every_failure_is_a_status_with_a_name(fakecuda, small, language):
     assert len(recorded.of("cuModuleLoadDataEx")) == 3, "what failed once is tried again"
 
 
+def documented() -> str:
+    """The program that docs/bundle.md shows."""
+    text = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text()
+    return next(block for block in re.findall(r"^```c\n(.*?)^```$", text, re.M | re.S) if "int main" in block)
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_the_documented_program_has_no_context_and_makes_one(fakecuda, tmp_path, language):
+    kernel = Kernel.from_file(find("3.6.0", "cuda:90", "add_kernel").path("cubin"))
+    (tmp_path / "add_kernel.h").write_text(header(kernel))
+    (tmp_path / "main.c").write_text(documented())
+    library = str(fakecuda.folder / "libcuda.so.1")
+    flags = ["-isystem", str(cuda_include())]
+    executable = build(tmp_path / "main", tmp_path / "main.c", language, [library], flags)
+    recorded = fakecuda.execute([str(executable)])
+    assert recorded.only("cuDevicePrimaryCtxRetain")["device"] == 0
+    taken = [call["address"] for call in recorded.of("cuMemAlloc")]
+    parameters = b"".join(address.to_bytes(8, "little") for address in taken) + (98432).to_bytes(4, "little")
+    launch = recorded.only("cuLaunchKernelEx")
+    assert launch["function"] == "add_kernel"
+    assert bytes.fromhex(launch["parameters"]).startswith(parameters)
+    failed = fakecuda.execute([str(executable)], fail={"cuInit": 100}, check=False)
+    assert failed.stderr == "CUDA_ERROR_NO_DEVICE\n"
+
+
+USING = """
+#include "add_kernel_3_6_0.h"
+""" + MAIN + """
+int main(void) {
+    failed("no such device", trlaunch_cuda_use_device(2));
+    failed("second", trlaunch_cuda_use_device(1));
+    failed("load", add_kernel_3_6_0_load());
+    failed("first", trlaunch_cuda_use_device(0));
+    failed("launch",
+           add_kernel_3_6_0_launch(NULL, 1, 1, 1, POINTER(0x1000), POINTER(0x2000), POINTER(0x3000), 16));
+    return (int)context_of(0);
+}
+"""  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_a_device_is_chosen_by_its_number(fakecuda, small, language):
+    executable = opened(small, f"using_{language.count('+')}", USING, language)
+    recorded = fakecuda.execute([str(executable)], devices=(90, 90))
+    assert recorded.stdout == "no such device 101 CUDA_ERROR_INVALID_DEVICE\n"
+    assert [call["device"] for call in recorded.of("cuDevicePrimaryCtxRetain")] == [1, 0, 0]
+    assert len(recorded.of("cuModuleLoadDataEx")) == 2
+    failing = fakecuda.execute([str(executable)], devices=(90, 90), fail={"cuInit": 999}, check=False)
+    assert failing.stdout.splitlines()[0] == "no such device 999 CUDA_ERROR_UNKNOWN"
+
+
 def test_without_a_driver_the_status_says_so(fakecuda, small, tmp_path):
     executable = opened(small, "nothing", STATUSES)
     found = fakecuda.execute([str(executable), "x"], env={"LD_LIBRARY_PATH": str(tmp_path)}, check=False)
-    assert found.stdout == "nothing 303 CUDA_ERROR_SHARED_OBJECT_INIT_FAILED\n"
+    name = "303 CUDA_ERROR_SHARED_OBJECT_INIT_FAILED"
+    assert found.stdout.splitlines() == [f"device {name}", f"nothing {name}"]
+
+
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_two_headers_with_the_same_names_are_a_compile_error(tmp_path, language):
+    kernels = [Kernel.from_file(find("3.6.0", target, "add_kernel").path("cubin")) for target in ("cuda:80", "cuda:90")]
+    for kernel in kernels:
+        (tmp_path / f"sm_{kernel.target.arch}.h").write_text(header(kernel, constants={"SM": kernel.target.arch}))
+    (tmp_path / "again.h").write_text(header(kernels[0]))
+    (tmp_path / "mine.h").write_text(header(kernels[1], prefix="add_kernel_sm_90"))
+
+    def build_with(*names):
+        text = "".join(f'#include "{name}"\n' for name in names)
+        (tmp_path / "main.c").write_text(f"{text}int main(void) {{ return add_kernel_load() == CUDA_SUCCESS; }}\n")
+        return compiled(tmp_path / "main", tmp_path / "main.c", language, flags=["-DTRLAUNCH_DLOPEN"])
+
+    refused = build_with("sm_80.h", "sm_90.h")
+    assert refused.returncode != 0
+    assert "this header for cuda:90a and another one before it" in refused.stderr
+    assert "--prefix add_kernel_cuda_90a" in refused.stderr
+    done = build_with("sm_80.h", "sm_80.h", "again.h", "mine.h")
+    assert done.returncode == 0, done.stderr

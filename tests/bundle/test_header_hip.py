@@ -83,6 +83,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f'    bad |= failed("{case}", {name_of(case)}_launch(NULL, {grid}{passed}));')
     first = f"{name_of(CASES[0])}_launch(NULL"
     lines += [
+        '    failed("no such device", trlaunch_hip_use_device(7));',
+        '    bad |= failed("device", trlaunch_hip_use_device(0));',
         f'    failed("misaligned", {first}, 1, 1, 1, POINTER(0x1008), POINTER(0), POINTER(0), 16));',
         f'    failed("multiple", {first}, 1, 1, 1, POINTER(0x1000), POINTER(0), POINTER(0), 17));',
         f'    failed("empty", {first}, 1, 0, 1, POINTER(0x1000), POINTER(0), POINTER(0), 16));',
@@ -121,7 +123,10 @@ def sent(recorded):
 def test_a_program_launches_what_kernel_launch_does(fakehip, folder, by_kernel, language):
     executable = build(folder / f"main_{language.count('+')}", folder / "main.c", language, flags=["-DTRLAUNCH_DLOPEN"])
     recorded = fakehip.execute([str(executable)], devices=(DEVICE,))
-    assert recorded.stdout.splitlines() == ["misaligned 1 hipErrorFake", "multiple 1 hipErrorFake"]
+    assert recorded.stdout.splitlines() == [
+        "no such device 101 hipErrorFake", "misaligned 1 hipErrorFake", "multiple 1 hipErrorFake",
+    ]  # fmt: skip
+    assert [call["wanted"] for call in recorded.of("hipSetDevice")] == [7, 0]
     assert len(recorded.of(*LAUNCHES)) == len(CASES)
     assert sent(recorded) == sent(by_kernel)
     assert len(recorded.of("hipModuleLoadData")) == len(CASES)

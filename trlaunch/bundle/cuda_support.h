@@ -46,6 +46,7 @@ typedef enum {
     TRLAUNCH_CUDA_ERROR_LAST = 999
 } CUresult;
 typedef unsigned long long CUdeviceptr;
+typedef int CUdevice;
 typedef struct CUctx_st *CUcontext;
 typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
@@ -104,6 +105,10 @@ typedef enum {
 typedef struct {
     CUresult (*GetErrorName)(CUresult, const char **);
     CUresult (*DriverGetVersion)(int *);
+    CUresult (*Init)(unsigned int);
+    CUresult (*DeviceGet)(CUdevice *, int);
+    CUresult (*DevicePrimaryCtxRetain)(CUcontext *, CUdevice);
+    CUresult (*CtxSetCurrent)(CUcontext);
     CUresult (*CtxGetId)(CUcontext, unsigned long long *);
     CUresult (*ThreadExchangeStreamCaptureMode)(CUstreamCaptureMode *);
     CUresult (*ModuleLoadData)(CUmodule *, const void *);
@@ -134,6 +139,10 @@ static inline CUresult trlaunch_cuda_open(const trlaunch_cuda_api **out) {
     static const char *const names[] = {
         "cuGetErrorName",
         "cuDriverGetVersion",
+        "cuInit",
+        "cuDeviceGet",
+        "cuDevicePrimaryCtxRetain",
+        "cuCtxSetCurrent",
         "cuCtxGetId",
         "cuThreadExchangeStreamCaptureMode",
         "cuModuleLoadData",
@@ -171,7 +180,8 @@ static inline CUresult trlaunch_cuda_open(const trlaunch_cuda_api **out) {
 
 static inline CUresult trlaunch_cuda_open(const trlaunch_cuda_api **out) {
     static const trlaunch_cuda_api table = {
-        cuGetErrorName,       cuDriverGetVersion, cuCtxGetId,       cuThreadExchangeStreamCaptureMode,
+        cuGetErrorName,       cuDriverGetVersion, cuInit,           cuDeviceGet,
+        cuDevicePrimaryCtxRetain, cuCtxSetCurrent, cuCtxGetId,      cuThreadExchangeStreamCaptureMode,
         cuModuleLoadData,     cuModuleGetFunction, cuFuncSetCacheConfig, cuFuncSetAttribute,
         cuLaunchKernelEx,     cuMemAllocAsync,    cuMemFreeAsync,   cuMemsetD8Async,
         cuTensorMapEncodeTiled,
@@ -191,6 +201,22 @@ static inline const char *trlaunch_cuda_error_name(CUresult status) {
     if (status == CUDA_ERROR_SHARED_OBJECT_INIT_FAILED) return "CUDA_ERROR_SHARED_OBJECT_INIT_FAILED";
     if (status == CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND) return "CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND";
     return "CUDA_ERROR_UNKNOWN";
+}
+
+/*
+ * Make a device's primary context, the one that torch and the CUDA runtime have, current in the calling thread: for
+ * programs that have no context yet. It is retained until the program ends.
+ */
+static inline CUresult trlaunch_cuda_use_device(int ordinal) {
+    const trlaunch_cuda_api *cuda;
+    CUdevice device;
+    CUcontext context;
+    CUresult status = trlaunch_cuda_open(&cuda);
+    if (status == CUDA_SUCCESS) status = cuda->Init(0);
+    if (status == CUDA_SUCCESS) status = cuda->DeviceGet(&device, ordinal);
+    if (status == CUDA_SUCCESS) status = cuda->DevicePrimaryCtxRetain(&context, device);
+    if (status == CUDA_SUCCESS) status = cuda->CtxSetCurrent(context);
+    return status;
 }
 
 /* ---- kernels ------------------------------------------------------------------------------------------------- */

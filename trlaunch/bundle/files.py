@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from trlaunch.artifact import Artifact, Level
 from trlaunch.bundle.archive import Constant, Entry, decode, encode
 from trlaunch.bundle.choice import choose
-from trlaunch.bundle.whole import refuse_torn
+from trlaunch.bundle.whole import constants_of, refuse_torn
 from trlaunch.driver import Device
 from trlaunch.errors import ArgumentError, ArtifactError
 from trlaunch.metadata import Metadata
 from trlaunch.signature import Slot, Source
+from trlaunch.target import Target
 
 if TYPE_CHECKING:
     from trlaunch.kernel import Kernel
@@ -46,9 +47,21 @@ class Bundle:
         """What to call it in messages."""
         return self.path.name if self.path else "the bundle"
 
-    def artifact(self, device: str | Device | None = None) -> Artifact:
-        """What `Kernel` is made from: the entry for a device (`choose`)."""
-        return artifact_of(choose(self.entries, device, self.label), self.path)
+    def artifact(self, device: str | Device | None = None, target: str | Target | None = None) -> Artifact:
+        """What `Kernel` is made from: the entry for a target, where one is given, else for a device (`choose`).
+
+        Raises
+        ------
+        ArtifactError
+            There is none.
+        """
+        if target is None:
+            return artifact_of(choose(self.entries, device, self.label), self.path)
+        for entry in self.entries:
+            if str(entry.target) == str(Target.parse(target) if isinstance(target, str) else target):
+                return artifact_of(entry, self.path)
+        held = ", ".join(str(entry.target) for entry in self.entries)
+        raise ArtifactError(f"target={str(target)!r}: expected one of the targets that {self.label} holds, {held}")
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """All of them, in the order of the file."""
@@ -107,7 +120,7 @@ def save(
     CheckError
         Binary, metadata and text levels are not of one compilation.
     ArgumentError
-        A constant is no number, text or bool.
+        A constant is no number, text or bool, or names an argument of the launch.
     """
     path = Path(path)
     given = (kernels,) if not isinstance(kernels, Sequence) else tuple(kernels)
@@ -135,7 +148,7 @@ def entry_of(kernel: Kernel, *, texts: bool = False, constants: Mapping[str, Con
         sibling = ready.sibling(level) if level is not ready.level else None
         if sibling is not None:
             beside[level] = sibling.data
-    known = {**kernel.artifact.constants, **_constants(constants)}
+    known = constants_of(kernel, constants)
     parameters = tuple(Slot(p.name, p.type, p.size, p.divisibility, p.signless) for p in kernel.signature.user)
     return Entry(kernel.name, kernel.target, ready.level, ready.data, _metadata(kernel), parameters, known, beside)
 
@@ -162,11 +175,3 @@ def _metadata(kernel: Kernel) -> Metadata:
     if kernel._given_shared is not None:
         over["shared"] = kernel._given_shared
     return kernel.metadata if kernel.metadata is not None and not over else Metadata.from_dict({**raw, **over})
-
-
-def _constants(given: Mapping[str, Constant] | None) -> dict[str, Constant]:
-    found = dict(given or {})
-    for name, value in found.items():
-        if not isinstance(name, str) or type(value) not in (int, float, str, bool, type(None)):
-            raise ArgumentError(f"constants={{{name!r}: {value!r:.60}}}: expected a number, text, bool or None by name")
-    return found

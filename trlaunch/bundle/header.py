@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from trlaunch._version import __version__
 from trlaunch.bundle.archive import Constant
 from trlaunch.bundle.names import comment, identifier, string, unique
-from trlaunch.bundle.whole import refuse_torn
+from trlaunch.bundle.whole import constants_of, refuse_torn
 from trlaunch.errors import ArgumentError, SignatureError
 from trlaunch.metadata import TensorDescriptorMeta
 from trlaunch.signature import Param, category
@@ -114,19 +114,18 @@ def header(kernel: Kernel, *, prefix: str | None = None, constants: Mapping[str,
     Raises
     ------
     ArgumentError
-        The kernel is PTX, which only the driver of the device at hand lays out, or has what HIP cannot launch.
+        The kernel is PTX, which only the driver of the device at hand lays out, or has what HIP cannot launch; or a
+        constant is no number, text or bool, or names an argument of the launch.
     SignatureError
         The type of a parameter is not known.
     CheckError
         Binary, metadata and text levels are not of one compilation, or lack what a launch needs.
     """
-    return "".join(
-        f"{line}\n" for line in _Header(kernel, prefix, {**kernel.artifact.constants, **(constants or {})}).lines()
-    )
+    return "".join(f"{line}\n" for line in _Header(kernel, prefix, constants).lines())
 
 
 class _Header:
-    def __init__(self, kernel: Kernel, prefix: str | None, constants: Mapping[str, Constant]) -> None:
+    def __init__(self, kernel: Kernel, prefix: str | None, constants: Mapping[str, Constant] | None) -> None:
         if kernel.image.format == "ptx":
             raise ArgumentError(
                 f"{kernel.name} is {kernel.level}, and a header takes a cubin or an hsaco: lower it first "
@@ -138,7 +137,7 @@ class _Header:
         self.threads = kernel.threads or 1
         self.shared = kernel.shared or 0
         self.kernel = kernel
-        self.constants = constants
+        self.constants = constants_of(kernel, constants)
         self.metadata = kernel.metadata
         self.cluster = kernel.metadata.cluster if kernel.metadata else (1, 1, 1)
         self.cooperative = bool(kernel.metadata and kernel.metadata.cooperative)
@@ -199,21 +198,32 @@ class _Header:
     # --- the text ----------------------------------------------------------------------------------------------------
 
     def lines(self) -> Iterator[str]:
+        code = [
+            *self._image(),
+            *self._state(),
+            *self._loading(),
+            *self._encoders(),
+            *self._launching(),
+        ]
         guard = f"TRLAUNCH_{self.prefix.upper()}_H"
+        content = f"{guard}_{hashlib.sha256(chr(10).join(code).encode()).hexdigest()[:16]}"
         yield from self._about()
         yield f"#ifndef {guard}"
         yield f"#define {guard}"
+        yield f"#define {content}"
         yield ""
         support = "hip_support.h" if self.api is _HIP else "cuda_support.h"
         yield from (Path(__file__).with_name(support)).read_text().splitlines()
         yield ""
         yield f"/* ---- {comment(self.kernel.name)} {'-' * max(3, 106 - len(comment(self.kernel.name)))} */"
         yield ""
-        yield from self._image()
-        yield from self._state()
-        yield from self._loading()
-        yield from self._encoders()
-        yield from self._launching()
+        yield from code
+        yield f"#elif !defined({content})"
+        yield (
+            f'#error "this header for {self.kernel.target} and another one before it both name what they hold '
+            f"{self.prefix}_...: write one of them with --prefix (trlaunch bundle FILE -o FILE.h --prefix "
+            f'{identifier(f"{self.prefix}_{self.kernel.target}", self.prefix)})"'
+        )
         yield f"#endif /* {guard} */"
 
     def _about(self) -> Iterator[str]:

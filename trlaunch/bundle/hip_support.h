@@ -52,6 +52,7 @@ typedef struct ihipStream_t *hipStream_t;
 typedef struct {
     const char *(*GetErrorName)(hipError_t);
     hipError_t (*GetDevice)(int *);
+    hipError_t (*SetDevice)(int);
     hipError_t (*ModuleLoadData)(hipModule_t *, const void *);
     hipError_t (*ModuleGetFunction)(hipFunction_t *, hipModule_t, const char *);
     hipError_t (*ModuleLaunchKernel)(hipFunction_t, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int,
@@ -71,8 +72,9 @@ static inline hipError_t trlaunch_hip_open(const trlaunch_hip_api **out) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static const char *const files[] = {"libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6"};
     static const char *const names[] = {
-        "hipGetErrorName", "hipGetDevice", "hipModuleLoadData", "hipModuleGetFunction", "hipModuleLaunchKernel",
-        "hipModuleLaunchCooperativeKernel", "hipMallocAsync", "hipFreeAsync", "hipMemsetD8Async",
+        "hipGetErrorName", "hipGetDevice", "hipSetDevice", "hipModuleLoadData", "hipModuleGetFunction",
+        "hipModuleLaunchKernel", "hipModuleLaunchCooperativeKernel", "hipMallocAsync", "hipFreeAsync",
+        "hipMemsetD8Async",
     };
     hipError_t status = hipSuccess;
     *out = __atomic_load_n(&ready, __ATOMIC_ACQUIRE);
@@ -104,7 +106,7 @@ static inline hipError_t trlaunch_hip_malloc_async(void **out, size_t size, hipS
 
 static inline hipError_t trlaunch_hip_open(const trlaunch_hip_api **out) {
     static const trlaunch_hip_api table = {
-        hipGetErrorName,       hipGetDevice,
+        hipGetErrorName,       hipGetDevice,         hipSetDevice,
         hipModuleLoadData,     hipModuleGetFunction,
         hipModuleLaunchKernel, hipModuleLaunchCooperativeKernel,
         trlaunch_hip_malloc_async, hipFreeAsync,
@@ -125,6 +127,13 @@ static inline const char *trlaunch_hip_error_name(hipError_t status) {
     if (status == hipErrorSharedObjectInitFailed) return "hipErrorSharedObjectInitFailed";
     if (status == hipErrorSharedObjectSymbolNotFound) return "hipErrorSharedObjectSymbolNotFound";
     return "hipErrorUnknown";
+}
+
+/* Make a device current in the calling thread; without it that is device 0. */
+static inline hipError_t trlaunch_hip_use_device(int ordinal) {
+    const trlaunch_hip_api *hip;
+    hipError_t status = trlaunch_hip_open(&hip);
+    return status == hipSuccess ? hip->SetDevice(ordinal) : status;
 }
 
 /* ---- kernels ------------------------------------------------------------------------------------------------- */

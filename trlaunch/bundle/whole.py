@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trlaunch.artifact import Level
+from trlaunch.bundle.archive import Constant
 from trlaunch.check import Report, Subject, audit
 from trlaunch.driver import Device, DeviceProperties
-from trlaunch.errors import CheckError
+from trlaunch.errors import ArgumentError, CheckError
 
 if TYPE_CHECKING:
     from trlaunch.kernel import Kernel
 
-__all__ = ["refuse_torn"]
+__all__ = ["constants_of", "refuse_torn"]
 
 _SHARED = 1 << 20
 """Shared memory of a device that is not asked: more than any has, so that only the files are judged."""
@@ -54,3 +56,23 @@ def refuse_torn(kernel: Kernel) -> None:
     if not report.ok and kernel._check == "error":
         reasons = "; ".join(f"{f.rule}: {f.message}" + (f"; {f.hint}" if f.hint else "") for f in report.errors)
         raise CheckError(f"{kernel.name} is not bundled, its files do not belong together: {reasons}", report)
+
+
+def constants_of(kernel: Kernel, given: Mapping[str, Constant] | None) -> dict[str, Constant]:
+    """The constexpr arguments that a kernel was compiled with: those that it knows, and the ones given.
+
+    Raises
+    ------
+    ArgumentError
+        One of those given is no number, text or bool, or names an argument that is passed at each launch.
+    """
+    passed = dict.fromkeys((p.name or "").partition(".")[0] for p in kernel.signature.user)
+    for name, value in (given or {}).items():
+        if not isinstance(name, str) or type(value) not in (int, float, str, bool, type(None)):
+            raise ArgumentError(f"constants={{{name!r}: {value!r:.60}}}: expected a number, text, bool or None by name")
+        if name in passed or name in {p.name for p in kernel.signature.user}:
+            raise ArgumentError(
+                f"constant {name}={value!r:.60}: expected a constexpr that was compiled into {kernel.name}, found one "
+                f"of the arguments that a launch passes ({', '.join(filter(None, passed))}): leave it out"
+            )
+    return {**kernel.artifact.constants, **(given or {})}
