@@ -143,8 +143,7 @@ class Kernel(launching.Launched):
         check : {"error", "warn"}
             Whether an error of the audit refuses a launch.
         target : str or Target, optional
-            What a level above PTX is lowered for; left out, the metadata's, else what the text states. Of a bundle
-            (``.trk``) the target to take.
+            What a level above PTX is lowered for: by default as metadata or text state; of a bundle, what to take.
         options : mapping, optional
             Compile options for it, over those of the metadata and the text.
         dump : str, At or sequence of them, optional
@@ -418,15 +417,12 @@ class Kernel(launching.Launched):
         Parameters
         ----------
         grid, stream, device
-            As for `launch`; the current stream of torch is looked up at each call where `stream` is left out. A stream
-            or device that a call gives counts for that call.
+            As for `launch`; without `stream`, torch's is looked up at each call. A call may give another one.
 
         Raises
         ------
-        ArgumentError
-            Grid or stream is none.
-        DeviceUnavailable
-            There can be no such device.
+        ArgumentError, DeviceUnavailable
+            Grid or stream is none; there can be no such device.
         """
         if device is not None:
             Device.parse(device)
