@@ -265,7 +265,7 @@ cupy = CupyLike(memory)
 kernel.launch(1, cupy, cupy, cupy, 1024)
 
 torch = types.ModuleType("torch")
-torch.version = types.SimpleNamespace(hip="6.4.43484")
+torch.version, torch.dtype = types.SimpleNamespace(hip="6.4.43484"), type("dtype", (), {})
 torch.Tensor = type("Tensor", (TorchLike,), {"is_cuda": True, "__module__": "torch"})
 torch._C = types.SimpleNamespace(_cuda_getCurrentRawStream=lambda ordinal: int(streams[ordinal]))
 sys.modules["torch"] = torch
