@@ -34,12 +34,12 @@ static int read_flags(PyObject *object, MapKey *key, int optional) {
         if (!optional) return unusual();
         PyErr_Clear();
     } else {
-        int known = padding == s_zero || (PyUnicode_CheckExact(padding) && !PyUnicode_Compare(padding, s_zero));
-        if (!known) {
-            key->nan = known = PyUnicode_CheckExact(padding) && !PyUnicode_Compare(padding, s_nan);
+        int fits = padding == s_zero || (PyUnicode_CheckExact(padding) && !PyUnicode_Compare(padding, s_zero));
+        if (!fits) {
+            key->nan = fits = PyUnicode_CheckExact(padding) && !PyUnicode_Compare(padding, s_nan);
         }
         Py_DECREF(padding);
-        if (!known) return UNUSUAL;
+        if (!fits) return UNUSUAL;
     }
     PyObject *tf32 = PyObject_GetAttr(object, s_tf32);
     if (!tf32) {

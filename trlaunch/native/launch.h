@@ -39,8 +39,8 @@ static int queue(Plan *plan, const Call *call, Packing *p, Plan **other, Launche
         }
     }
     uint64_t stream = call->stream;
-    int known = call->has_stream || !p->is_torch || torch_stream(plan, p->api, &stream);
-    if (!known || (entered && plan->grant) || (p->asked && p->asked != (stream ? stream : 1))) {
+    int told = call->has_stream || !p->is_torch || torch_stream(plan, p->api, &stream);
+    if (!told || (entered && plan->grant) || (p->asked && p->asked != (stream ? stream : 1))) {
         PyErr_Clear();
         status = leave(plan, entered, before);
         return status ? fail(plan, "leave", status, ctas, stream) : UNUSUAL;

@@ -61,9 +61,9 @@ static PyObject *launches_add_device(Launches *self, PyObject *args) {
     PyObject *key;
     Plan *plan;
     if (!PyArg_ParseTuple(args, "OO!", &key, &Plan_Type, &plan)) return NULL;
-    int known = 0;
-    for (int i = 0; i < self->count; i++) known |= self->plans[i] == plan;
-    if (known) {
+    int ours = 0;
+    for (int i = 0; i < self->count; i++) ours |= self->plans[i] == plan;
+    if (ours) {
         int at = self->next_device;
         PyObject *old = at < self->device_count ? self->devices[at].key : NULL;
         self->devices[at].key = Py_NewRef(key);

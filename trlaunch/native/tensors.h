@@ -86,10 +86,10 @@ static int read_by_methods(PyObject *object, Tensor *out) {
     if (PyErr_Occurred() || ordinal < 0) return unusual();
     PyObject *dtype = PyObject_GetAttr(object, s_dtype);
     if (!dtype) return unusual();
-    PyObject *known = tensor_dtypes ? PyDict_GetItemWithError(tensor_dtypes, dtype) : NULL; /* borrowed */
+    PyObject *found = tensor_dtypes ? PyDict_GetItemWithError(tensor_dtypes, dtype) : NULL; /* borrowed */
     Py_DECREF(dtype);
-    if (!known) return unusual();
-    out->dtype = (int)PyLong_AsLong(known);
+    if (!found) return unusual();
+    out->dtype = (int)PyLong_AsLong(found);
     out->ordinal = (int)ordinal;
     out->device_type = tensor_device_type;
     return DONE;
@@ -113,11 +113,11 @@ static int dtype_of_array(PyObject *object, PyObject *typestr) {
         PyErr_Clear();
         dtype = Py_NewRef(typestr);
     }
-    PyObject *known = Py_XNewRef(PyDict_GetItemWithError(array_dtypes, dtype));
-    if (!known && !PyErr_Occurred()) known = PyObject_CallOneArg(array_dtype, dtype);
+    PyObject *found = Py_XNewRef(PyDict_GetItemWithError(array_dtypes, dtype));
+    if (!found && !PyErr_Occurred()) found = PyObject_CallOneArg(array_dtype, dtype);
     Py_DECREF(dtype);
-    long number = known ? PyLong_AsLong(known) : -1;
-    Py_XDECREF(known);
+    long number = found ? PyLong_AsLong(found) : -1;
+    Py_XDECREF(found);
     PyErr_Clear();
     return number >= 0 && number < 64 ? (int)number : -1;
 }

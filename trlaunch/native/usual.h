@@ -36,8 +36,8 @@ static inline int read_usual(const Plan *plan, Slot *s, PyObject *value, const E
     uint64_t dtype = view.code | (uint64_t)view.bits << 8 | (uint64_t)view.lanes << 16; /* less than any key_of */
     if (view.device_type != plan->device_type || view.device_id != plan->ordinal || !view.data) return UNUSUAL;
     if (dtype != s->usual) {
-        int known = dtype_of(view.code, view.bits, view.lanes);
-        if (known < 0 || !(s->dtypes >> known & 1)) return UNUSUAL;
+        int number = dtype_of(view.code, view.bits, view.lanes);
+        if (number < 0 || !(s->dtypes >> number & 1)) return UNUSUAL;
         s->usual = dtype;
     }
     *address = (uint64_t)(uintptr_t)view.data + view.byte_offset;
