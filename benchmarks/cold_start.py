@@ -2,8 +2,9 @@
 
 Each way is a script of its own (``cold/``) that adds two vectors of a million numbers and compares with NumPy. trlaunch
 and ``cuda.bindings`` load the same cubin; Triton's JIT finds the kernel in its cache, which a first run fills. Every
-run is a fresh process, the ways alternate, and the clock stops when the result is printed. Files are in the page cache.
-The row "python" is an interpreter that imports NumPy and prints. Needs an NVIDIA GPU::
+run is a fresh process, and the clock stops when the result is printed. Files are in the page cache. Each round runs
+every way once, in an order drawn anew, so that none always follows the same one; ratios are those within a round, their
+medians over the rounds. The row "python" is an interpreter that imports NumPy and prints. Needs an NVIDIA GPU::
 
     python benchmarks/cold_start.py --json cold_start.json
 """
@@ -14,6 +15,7 @@ import argparse
 import importlib.util
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -46,6 +48,11 @@ def seconds(command: list[str], env: dict[str, str]) -> float:
     if line.strip() != "True" or process.returncode:
         raise SystemExit(f"{command} printed {line!r}\n{errors}")
     return spent
+
+
+def ratio(way: list[float], base: list[float]) -> float:
+    """Of two ways, within a round: the median over the rounds."""
+    return statistics.median(one / other for one, other in zip(way, base, strict=True))
 
 
 def main() -> int:
@@ -88,19 +95,20 @@ def main() -> int:
         for name, command in ways.items():
             seconds(command, env)  # bytecode, the page cache, Triton's cache
             times[name] = []
-        for turn in range(options.rounds):
-            names = list(ways)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        order = random.Random(0)
+        rounds = [order.sample(list(ways), len(ways)) for _ in range(options.rounds)]
+        for names in rounds:
+            for name in names:
                 times[name].append(seconds(ways[name], env))
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{properties.name}; Python {sys.version.split()[0]}; medians of {options.rounds} fresh processes each")
     print(f"  {'way':16} {'ms':>8}  {'of cuda.bindings':>16}  {'of trlaunch':>11}  fastest - slowest")
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
-        raw, own = median / medians["cuda.bindings"], median / medians["trlaunch"]
+        raw, own = (ratio(times[name], times[base]) for base in ("cuda.bindings", "trlaunch"))
         low, high = min(times[name]) * 1e3, max(times[name]) * 1e3
         print(f"  {name:16} {median * 1e3:8.1f}  {raw:16.3f}  {own:11.2f}  {low:.1f} - {high:.1f}")
     if options.json:
-        report = {"gpu": properties.name, "python": sys.version, "medians": medians, "seconds": times}
+        report = {"gpu": properties.name, "python": sys.version, "medians": medians, "seconds": times, "order": rounds}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
