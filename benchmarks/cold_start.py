@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import needs
+from benchmarks.rounds import ratio
 
 HERE = Path(__file__).resolve().parent
 PYTHON = "import numpy; print(True, flush=True)"
@@ -48,11 +49,6 @@ def seconds(command: list[str], env: dict[str, str]) -> float:
     if line.strip() != "True" or process.returncode:
         raise SystemExit(f"{command} printed {line!r}\n{errors}")
     return spent
-
-
-def ratio(way: list[float], base: list[float]) -> float:
-    """Of two ways, within a round: the median over the rounds."""
-    return statistics.median(one / other for one, other in zip(way, base, strict=True))
 
 
 def main() -> int:
@@ -95,9 +91,9 @@ def main() -> int:
         for name, command in ways.items():
             seconds(command, env)  # bytecode, the page cache, Triton's cache
             times[name] = []
-        order = random.Random(0)
-        rounds = [order.sample(list(ways), len(ways)) for _ in range(options.rounds)]
-        for names in rounds:
+        names, shuffle = list(ways), random.Random(0).shuffle
+        for _ in range(options.rounds):
+            shuffle(names)
             for name in names:
                 times[name].append(seconds(ways[name], env))
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -108,7 +104,7 @@ def main() -> int:
         low, high = min(times[name]) * 1e3, max(times[name]) * 1e3
         print(f"  {name:16} {median * 1e3:8.1f}  {raw:16.3f}  {own:11.2f}  {low:.1f} - {high:.1f}")
     if options.json:
-        report = {"gpu": properties.name, "python": sys.version, "medians": medians, "seconds": times, "order": rounds}
+        report = {"gpu": properties.name, "python": sys.version, "medians": medians, "seconds": times}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

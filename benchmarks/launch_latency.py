@@ -42,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import trlaunch
 from benchmarks import needs
 from benchmarks.launches.ways import FLOORS, OWN, PEERS, SUBJECTS, Missing, Subject, Unfit, Way, call, subject
+from benchmarks.rounds import ratio
 from trlaunch.devices import get
 from trlaunch.launching import MODE
 
@@ -121,9 +122,6 @@ def report(s: Subject, floors: list[Way], ways: list[Way], missing: dict[str, st
     base = min(floors or ways[:1], key=lambda way: medians[way.name])
     usual = min((f for f in floors if "cuLaunchKernel," in f.name), key=lambda way: medians[way.name], default=base)
 
-    def ratio(way: Way, to: Way) -> float:
-        return statistics.median(a / b for a, b in zip(way.times, to.times, strict=True))
-
     def above(way: Way) -> float:
         return statistics.median(a - b for a, b in zip(way.times, base.times, strict=True))
 
@@ -133,15 +131,15 @@ def report(s: Subject, floors: list[Way], ways: list[Way], missing: dict[str, st
         us = medians[way.name]
         low, _, high = statistics.quantiles(way.times, n=4)
         quarters = f"{low:.2f} - {high:.2f}"
-        print(f"  {way.name:58} {us:7.3f} {above(way):+7.3f} {ratio(way, base):6.3f}  {quarters:22}", end="  ")
-        print(f"{ratio(way, usual):.3f}")
+        print(f"  {way.name:58} {us:7.3f} {above(way):+7.3f} {ratio(way.times, base.times):6.3f}  {quarters:22}", end="  ")
+        print(f"{ratio(way.times, usual.times):.3f}")
     for left_out, reason in missing.items():
         print(f"  not measured: {left_out} ({reason.splitlines()[0] if reason else 'no reason'})")
     figures = {
         way.name: {
             "median": medians[way.name],
-            "ratio": ratio(way, base),
-            "ratio_to_cuLaunchKernel": ratio(way, usual),
+            "ratio": ratio(way.times, base.times),
+            "ratio_to_cuLaunchKernel": ratio(way.times, usual.times),
             "above": above(way),
             "rounds": way.times,
         }

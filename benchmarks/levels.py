@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import needs
+from benchmarks.rounds import ratio
 
 LEVELS = ("ttir", "ttgir", "llir", "ptx", "cubin")
 LAUNCHES = 10  # in one graph
@@ -194,10 +195,7 @@ def times(torch: Any, graphs: dict[str, Any], rounds: int) -> tuple[dict[str, fl
             spent = begin.elapsed_time(end)  # ms
             found[name].append(spent * 1000 / LAUNCHES)
             time.sleep(spent / 1000)
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(values, found["triton"], strict=True))
-        for name, values in found.items()
-    }
+    ratios = {name: ratio(values, found["triton"]) for name, values in found.items()}
     return {name: statistics.median(values) for name, values in found.items()}, ratios
 
 
