@@ -131,7 +131,9 @@ def report(s: Subject, floors: list[Way], ways: list[Way], missing: dict[str, st
         us = medians[way.name]
         low, _, high = statistics.quantiles(way.times, n=4)
         quarters = f"{low:.2f} - {high:.2f}"
-        print(f"  {way.name:58} {us:7.3f} {above(way):+7.3f} {ratio(way.times, base.times):6.3f}  {quarters:22}", end="  ")
+        print(
+            f"  {way.name:58} {us:7.3f} {above(way):+7.3f} {ratio(way.times, base.times):6.3f}  {quarters:22}", end="  "
+        )
         print(f"{ratio(way.times, usual.times):.3f}")
     for left_out, reason in missing.items():
         print(f"  not measured: {left_out} ({reason.splitlines()[0] if reason else 'no reason'})")

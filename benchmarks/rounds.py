@@ -1,4 +1,4 @@
-"""Ways measured in turns: what two of them are to each other, where machine and clock may change from round to round."""
+"""Ways measured in turns: what two of them are to each other while the clock may change from round to round."""
 
 from __future__ import annotations
 
